@@ -1,0 +1,1 @@
+"""The recipe: prior over decision processes, simulation, losses and trainer."""

@@ -1,0 +1,1 @@
+"""The benchmark: exact scores on known tabular processes, with baselines."""

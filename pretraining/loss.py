@@ -1,0 +1,103 @@
+"""The three losses: exact value of the policy, optimal actions, value quantiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pretraining.targets import ProcessBatch, evaluate_policy
+from tabrl._features import StatisticsBatch, build_features
+from tabrl._network import QUANTILES, Network, symlog
+from tabrl._planning import plan_dense
+
+# Policies are trained for the states where episodes start, and a little everywhere:
+# a user may ask about any state.
+_EVERYWHERE = 0.2
+# Normalised regrets above this grow only logarithmically in the loss.
+_LINEAR_REGRET = 2.0
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars to minimise or report; the policy and high plan's values (B, S, A)."""
+
+    total: Tensor
+    regret: Tensor
+    optimal: Tensor
+    quantile: Tensor
+    coverage: Tensor
+    brier: Tensor
+    policy: Tensor
+    q_high: Tensor
+
+
+def compute_losses(
+    network: Network, batch: ProcessBatch, statistics: StatisticsBatch
+) -> Losses:
+    """Run features, network, planning and policy; score them on the true process."""
+    features = build_features(statistics)
+    tokens, posterior = network(features)
+    q = plan_dense(posterior, features)
+    decision = network.decide(tokens, features, q)
+
+    asked = features.known & ~batch.terminal
+    pi = torch.where(asked[..., None], decision.policy.exp(), 1 / q.shape[-1])
+    regret = normalised_regret(batch, pi)
+    excess = (regret - _LINEAR_REGRET).clamp(min=0)
+    bounded = torch.where(
+        excess > 0, _LINEAR_REGRET + torch.log1p(excess), regret
+    ).mean()
+
+    weight = asked.to(q) / asked.sum().clamp(min=1)
+    optimal = optimal_actions(batch).to(q)
+    target = optimal / optimal.sum(-1, keepdim=True)
+    brier = ((decision.optimal.exp() - target) ** 2).mean(-1)
+    cross_entropy = -(target * decision.optimal).sum(-1)
+    optimal_loss = (weight * cross_entropy).sum()
+
+    truth = symlog((batch.q / features.scale[:, None, None]).clamp(-1e4, 1e4)).to(q)
+    error = truth - symlog(q)
+    levels = q.new_tensor(QUANTILES)[:, None, None, None]
+    pinball = torch.maximum(levels * error, (levels - 1) * error).mean((0, 3))
+    quantile_loss = (weight * pinball).sum()
+
+    below = (error <= 1e-6).to(q).mean(-1)  # (3, B, S)
+    return Losses(
+        total=bounded + 0.3 * optimal_loss + quantile_loss,
+        regret=regret.clamp(max=_LINEAR_REGRET).mean().detach(),
+        optimal=optimal_loss.detach(),
+        quantile=quantile_loss.detach(),
+        coverage=(weight * below).sum((1, 2)).detach(),
+        brier=(weight * brier).sum().detach(),
+        policy=pi.detach(),
+        q_high=q[2].detach(),
+    )
+
+
+def normalised_regret(
+    batch: ProcessBatch, pi: Tensor, everywhere: float = _EVERYWHERE
+) -> Tensor:
+    """Return (v* - v_pi) / (v* - v_uniform) from the start distribution, (B,)."""
+    alive = (~batch.terminal).to(pi)
+    anywhere = alive / alive.sum(-1, keepdim=True)
+    rho = (1 - everywhere) * batch.start + everywhere * anywhere
+    v = evaluate_policy(batch.continuing, batch.reward, batch.gamma, pi)
+    best = batch.q.amax(-1)
+    gain = (rho * (best - batch.v_uniform)).sum(-1)
+    return (rho * (best - v)).sum(-1) / gain
+
+
+def optimal_actions(batch: ProcessBatch) -> Tensor:
+    """Return which actions are optimal, bool (B, S, A), rounding allowed for."""
+    best = batch.q.amax(-1, keepdim=True)
+    size = batch.q.abs().amax((1, 2), keepdim=True)
+    return batch.q >= best - 1e-5 * size
+
+
+def greedy(q: Tensor) -> Tensor:
+    """Return the greedy policy with ties in equal shares, (..., A)."""
+    best = q.amax(-1, keepdim=True)
+    ties = (q >= best - 1e-5 * (1 + best.abs())).to(q)
+    return ties / ties.sum(-1, keepdim=True)

@@ -1,0 +1,237 @@
+"""Data sets from processes: independent draws, behaviour logs, own exploration.
+
+A data set is a table of counts (B, S, A, S) with its reward sums. Logs of up to
+``_WALKED`` transitions are walked step by step, because a short log is a path;
+longer ones are drawn from the occupancy of the behaviour, made Poisson.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pretraining.prior import log_uniform
+from pretraining.targets import ProcessBatch
+from tabrl._features import StatisticsBatch
+
+_WALKED = 3000
+_EPISODE = 100
+
+
+@dataclass
+class Log:
+    """Counts of transitions and sums of rewards of B data sets."""
+
+    counts: NDArray  # (B, S, A, S)
+    reward_sum: NDArray  # (B, S, A)
+    reward_sq_sum: NDArray  # (B, S, A)
+
+    def __add__(self, other: Log) -> Log:
+        return Log(
+            self.counts + other.counts,
+            self.reward_sum + other.reward_sum,
+            self.reward_sq_sum + other.reward_sq_sum,
+        )
+
+
+def simulate(rng: np.random.Generator, batch: ProcessBatch, size: NDArray) -> Log:
+    """Draw one data set of about ``size`` (B,) transitions from each process."""
+    independent = rng.random(len(size)) < 0.25
+    by_path = ~independent & (size <= _WALKED)
+    by_occupancy = ~independent & (size > _WALKED)
+    counts = np.zeros(batch.P.shape)
+    for chosen, draw in (
+        (independent, _independent_counts),
+        (by_path, _walked_counts),
+        (by_occupancy, _occupancy_counts),
+    ):
+        if chosen.any():
+            part = batch.select(torch.from_numpy(np.flatnonzero(chosen)))
+            counts[chosen] = draw(rng, part, size[chosen])
+    return with_rewards(rng, batch, counts)
+
+
+def explore(
+    rng: np.random.Generator, batch: ProcessBatch, pi: NDArray, size: NDArray
+) -> Log:
+    """Walk the policies ``pi`` (B, S, A) for ``size`` (B,) transitions each."""
+    return with_rewards(rng, batch, walk(rng, batch, pi, size))
+
+
+def with_rewards(rng: np.random.Generator, batch: ProcessBatch, counts: NDArray) -> Log:
+    """Draw reward sums and sums of squares for given transition counts."""
+    R, noise = batch.R.numpy(), batch.noise.numpy()[:, None, None]
+    n = counts.sum(-1)
+    mean_sum = (counts * R).sum(-1)
+    noise_sum = noise * np.sqrt(n) * rng.standard_normal(n.shape)
+    # Chi-square with n - 1 degrees of freedom, beside the part of the mean.
+    rest = noise**2 * 2 * rng.standard_gamma(np.maximum(n - 1, 0) / 2)
+    n_safe = np.maximum(n, 1)
+    squares = (counts * R**2).sum(-1) + 2 * mean_sum / n_safe * noise_sum
+    return Log(counts, mean_sum + noise_sum, squares + noise_sum**2 / n_safe + rest)
+
+
+def behaviour_policies(rng: np.random.Generator, batch: ProcessBatch) -> NDArray:
+    """Draw policies (B, S, A) from random to near-optimal; most are narrow."""
+    q = batch.q.numpy()
+    n_sets, _, n_actions = q.shape
+    uniform = np.full_like(q, 1 / n_actions)
+    best = q >= q.max(-1, keepdims=True) - 1e-9
+    # One optimal action a state: an expert does not mix its ties.
+    noisy = best * rng.random(q.shape)
+    expert = np.eye(n_actions)[noisy.argmax(-1)]
+    advantage = q - q.max(-1, keepdims=True)
+    spread = np.abs(advantage).mean((1, 2), keepdims=True) + 1e-12
+    pi = np.empty_like(q)
+    for b in range(n_sets):
+        kind = rng.random()
+        if kind < 0.25:
+            pi[b] = uniform[b]
+        elif kind < 0.75:
+            narrow = rng.random() < 0.6
+            epsilon = log_uniform(rng, 0.02, 0.5) if narrow else rng.uniform(0, 1)
+            pi[b] = (1 - epsilon) * expert[b] + epsilon / n_actions
+        elif kind < 0.9:
+            logits = advantage[b] / spread[b] * log_uniform(rng, 0.3, 10)
+            pi[b] = np.exp(logits)
+        else:
+            pi[b] = rng.dirichlet(np.full(n_actions, 0.5), len(q[b]))
+    return pi / pi.sum(-1, keepdims=True)
+
+
+def _independent_counts(
+    rng: np.random.Generator, batch: ProcessBatch, size: NDArray
+) -> NDArray:
+    """Draw visits of each pair independently of the others."""
+    alive = ~batch.terminal.numpy()[..., None]
+    shape = batch.q.shape
+    evenness = np.exp(rng.uniform(np.log(0.1), np.log(10), (shape[0], 1, 1)))
+    share = rng.standard_gamma(np.broadcast_to(evenness, shape)) * alive + 1e-12
+    share /= share.sum((1, 2), keepdims=True)
+    return rng.multinomial(rng.poisson(size[:, None, None] * share), _rows(batch))
+
+
+def _occupancy_counts(
+    rng: np.random.Generator, batch: ProcessBatch, size: NDArray
+) -> NDArray:
+    """Draw Poisson visits from the occupancy of a behaviour that starts over."""
+    pi = behaviour_policies(rng, batch)
+    P = batch.continuing.numpy()
+    chosen = np.einsum("bsa,bsat->bst", pi, P)
+    system = np.eye(P.shape[1]) - (1 - 1 / _EPISODE) * chosen
+    occupancy = np.linalg.solve(system.swapaxes(1, 2), batch.start.numpy()[..., None])
+    share = occupancy.clip(0) * pi
+    share /= share.sum((1, 2), keepdims=True)
+    return rng.multinomial(rng.poisson(size[:, None, None] * share), _rows(batch))
+
+
+def _walked_counts(
+    rng: np.random.Generator, batch: ProcessBatch, size: NDArray
+) -> NDArray:
+    return walk(rng, batch, behaviour_policies(rng, batch), size)
+
+
+def _rows(batch: ProcessBatch) -> NDArray:
+    """Transition rows that sum to at most one for the multinomial sampler."""
+    P = batch.P.numpy()
+    return P / P.sum(-1, keepdims=True)
+
+
+def walk(
+    rng: np.random.Generator, batch: ProcessBatch, pi: NDArray, size: NDArray
+) -> NDArray:
+    """Count the transitions of episodes of at most 100 steps under ``pi``.
+
+    All episodes of all data sets advance together, one step at a time; each
+    data set gets exactly ``size`` (B,) transitions.
+    """
+    n_sets, S, A, _ = batch.P.shape
+    horizon = int(rng.integers(10, _EPISODE + 1))
+    walkers = -(-size // horizon)
+    of_set = np.repeat(np.arange(n_sets), walkers)
+    first = np.cumsum(walkers) - walkers
+    steps_left = np.minimum(
+        horizon, size[of_set] - horizon * (np.arange(len(of_set)) - first[of_set])
+    )
+    cumulative_start = batch.start.numpy().cumsum(-1)
+    cumulative_pi = pi.cumsum(-1)
+    cumulative_P = _rows(batch).cumsum(-1)
+    terminal = batch.terminal.numpy()
+
+    def draw(cumulative: NDArray) -> NDArray:
+        u = rng.random(len(cumulative)) * cumulative[:, -1]
+        return (cumulative <= u[:, None]).sum(-1)
+
+    state = draw(cumulative_start[of_set])
+    counts = np.zeros(batch.P.numel(), np.int64)
+    for step in range(int(steps_left.max(initial=0))):
+        going = steps_left > step
+        if not going.all():
+            of_set, state, steps_left = of_set[going], state[going], steps_left[going]
+        action = draw(cumulative_pi[of_set, state])
+        following = draw(cumulative_P[of_set, state, action])
+        flat = ((of_set * S + state) * A + action) * S + following
+        np.add.at(counts, flat, 1)
+        ended = terminal[of_set, following]
+        state = following
+        if ended.any():
+            state[ended] = draw(cumulative_start[of_set[ended]])
+    return counts.reshape(batch.P.shape)
+
+
+def to_statistics(
+    batch: ProcessBatch,
+    log: Log,
+    only_active: NDArray,
+    reward_range: NDArray,
+) -> StatisticsBatch:
+    """Return what an agent knows of each data set, in float32.
+
+    ``only_active`` (B,): the agent knows only states with data (an offline log);
+    otherwise all S states, terminal ones included, are known to exist.
+    ``reward_range`` (B, 2) is NaN where undeclared.
+    """
+    _, S, A, _ = log.counts.shape
+    terminal = batch.terminal.numpy()
+    ending = terminal[:, None, None]
+    continuing = np.where(ending, 0, log.counts)
+    n = log.counts.sum(-1)
+    index = np.flatnonzero(continuing)
+    pair, following = np.divmod(index, S)
+    active = (n.sum(-1) > 0) | (continuing.sum((1, 2)) > 0)
+    known = active | ~only_active[:, None]
+
+    def tensor(values: NDArray) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values)).to(torch.float32)
+
+    return StatisticsBatch(
+        n=tensor(n),
+        reward_sum=tensor(log.reward_sum),
+        reward_sq_sum=tensor(log.reward_sq_sum),
+        n_terminated=tensor((log.counts * ending).sum(-1)),
+        edge_pair=torch.from_numpy(pair),
+        edge_next=torch.from_numpy(pair // (S * A) * S + following),
+        edge_count=tensor(continuing.ravel()[index]),
+        known=torch.from_numpy(known),
+        gamma=batch.gamma.to(torch.float32),
+        reward_range=tensor(reward_range),
+    )
+
+
+def draw_reward_ranges(rng: np.random.Generator, batch: ProcessBatch) -> NDArray:
+    """Draw what users declare as reward range: nothing in half of the cases."""
+    possible = batch.P.numpy() > 0
+    possible &= ~batch.terminal.numpy()[..., None, None]
+    R = batch.R.numpy()
+    low = np.where(possible, R, np.inf).min((1, 2, 3))
+    high = np.where(possible, R, -np.inf).max((1, 2, 3))
+    # Many users declare the range from zero.
+    from_zero = rng.random(len(low)) < 0.5
+    low = np.where(from_zero, np.minimum(low, 0), low)
+    high = np.where(from_zero, np.maximum(high, 0), high)
+    declared = np.stack([low, high], -1)
+    declared[rng.random(len(low)) < 0.5] = np.nan
+    return declared

@@ -1,0 +1,346 @@
+"""Pretrain the network on processes drawn from the prior.
+
+    python -m pretraining.train --config pretraining/runs/base.json --out runs/base
+
+Training step i draws the same data whatever came before: each group of processes is
+seeded by (seed, i, group), so that a run that was killed resumes exactly, on any
+number of data workers. A group has one S and one A, hence no padding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from pretraining.loss import compute_losses, greedy
+from pretraining.prior import FAMILIES, log_uniform
+from pretraining.simulate import (
+    Log,
+    draw_reward_ranges,
+    explore,
+    simulate,
+    to_statistics,
+)
+from pretraining.targets import ProcessBatch, draw_processes
+from tabrl._network import Network, NetworkConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the outcome of a run, apart from the machine."""
+
+    seed: int = 0
+    n_steps: int = 10_000
+    groups_per_step: int = 3
+    pairs_per_group: int = 3_000
+    max_states: int = 100
+    max_actions: int = 6
+    max_log_size: float = 1e5
+    exploring_share: float = 0.35
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema: float = 0.998
+    families: tuple[str, ...] = tuple(FAMILIES)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    @classmethod
+    def from_json(cls, path: Path) -> TrainConfig:
+        """Read a configuration; unknown keys are errors."""
+        values = json.loads(path.read_text())
+        values["network"] = NetworkConfig(**values.get("network", {}))
+        if "families" in values:
+            values["families"] = tuple(values["families"])
+        return cls(**values)
+
+
+@dataclass
+class Group:
+    """Processes of one size, a first data set of each, and what to do with it."""
+
+    batch: ProcessBatch
+    log: Log
+    only_active: np.ndarray
+    reward_range: np.ndarray
+    n_rounds: int
+    seed: tuple[int, ...]
+
+
+class Groups(Dataset):
+    """The stream of groups of a run; item i depends on the seed and on i alone."""
+
+    def __init__(self, config: TrainConfig, n_groups: int) -> None:
+        self.config = config
+        self.n_groups = n_groups
+
+    def __len__(self) -> int:
+        return self.n_groups
+
+    def __getitem__(self, index: int) -> Group:
+        config = self.config
+        rng = np.random.default_rng((config.seed, index))
+        n_states = round(log_uniform(rng, 2, config.max_states))
+        n_actions = int(rng.integers(2, config.max_actions + 1))
+        n = int(np.clip(config.pairs_per_group // (n_states * n_actions), 4, 128))
+        batch = draw_processes(rng, n, n_states, n_actions, config.families)
+        explores = rng.random() < config.exploring_share
+        largest = math.log(300 if explores else config.max_log_size)
+        size = np.exp(rng.uniform(0, largest, n)).astype(np.int64)
+        return Group(
+            batch=batch,
+            log=simulate(rng, batch, size),
+            only_active=rng.random(n) < (0.2 if explores else 0.6),
+            reward_range=draw_reward_ranges(rng, batch),
+            n_rounds=int(rng.integers(2, 4)) if explores else 1,
+            seed=(config.seed, index, 1),
+        )
+
+
+def train_on_group(
+    network: Network, group: Group, device: torch.device, weight: float
+) -> dict[str, float]:
+    """Accumulate the gradient of one group, over its rounds of exploration.
+
+    After each round but the last, the model's own high plan walks every process
+    and the data set grows by what it saw.
+    """
+    batch = group.batch.to(device, torch.float32)
+    rng = np.random.default_rng(group.seed)
+    sums: dict[str, float] = {}
+    for i in range(group.n_rounds):
+        statistics = to_statistics(
+            group.batch, group.log, group.only_active, group.reward_range
+        )
+        losses = compute_losses(network, batch, statistics.to(device))
+        (losses.total * (weight / group.n_rounds)).backward()
+        for name in ("total", "regret", "optimal", "quantile"):
+            value = getattr(losses, name).item() / group.n_rounds
+            sums[name] = sums.get(name, 0.0) + value
+        for head, share in zip(("low", "middle", "high"), losses.coverage, strict=True):
+            name = f"coverage_{head}"
+            sums[name] = sums.get(name, 0.0) + share.item() / group.n_rounds
+        if i + 1 < group.n_rounds:
+            pi = greedy(losses.q_high).double().cpu().numpy()
+            size = np.exp(rng.uniform(1, 7, len(pi))).astype(np.int64)
+            group.log = group.log + explore(rng, group.batch, pi, size)
+    return sums
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the rate at a step: linear warm-up, then cosine down to 2 %."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.n_steps - config.warmup_steps)
+    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradient is not finite; the last checkpoint is good."""
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    device: torch.device,
+    n_workers: int,
+    minutes: float = math.inf,
+    checkpoint_every: int = 250,
+) -> bool:
+    """Train, or resume what lies in ``out``, for at most ``minutes``.
+
+    Returns whether the run is complete. Writes ``state.pt`` (all that resuming
+    needs), ``metrics.jsonl`` and ``manifest.json``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    network = Network(config.network).to(device)
+    average = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    step, seconds = 0, 0.0
+    state_path = out / "state.pt"
+    if state_path.exists():
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        if state["config"] != json.dumps(asdict(config), sort_keys=True):
+            raise ValueError(
+                f"{state_path} was made with another configuration. Give a new --out "
+                "folder, or the configuration of its manifest.json."
+            )
+        network.load_state_dict(state["network"])
+        average = state["average"]
+        optimizer.load_state_dict(state["optimizer"])
+        step, seconds = state["step"], state["seconds"]
+        _drop_metrics_after(out / "metrics.jsonl", step)
+
+    def save() -> None:
+        state = {
+            "config": json.dumps(asdict(config), sort_keys=True),
+            "network": network.state_dict(),
+            "average": average,
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": seconds + time.monotonic() - began,
+        }
+        temporary = state_path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, state_path)
+        _write_manifest(out, config, device, step, state["seconds"])
+
+    began = time.monotonic()
+    n_groups = config.groups_per_step
+    stream = _stream(config, step, n_workers)
+    bar = tqdm(total=config.n_steps, initial=step, unit="step", smoothing=0.02)
+    with (out / "metrics.jsonl").open("a") as metrics, bar:
+        while step < config.n_steps:
+            rate = learning_rate(config, step)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            rows = []
+            n_processes = 0
+            for _ in range(n_groups):
+                group = next(stream)
+                n_processes += len(group.only_active) * group.n_rounds
+                rows.append(train_on_group(network, group, device, 1 / n_groups))
+            norm = torch.nn.utils.clip_grad_norm_(
+                network.parameters(), config.clip_norm
+            )
+            row = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+            if not (math.isfinite(row["total"]) and math.isfinite(norm)):
+                raise Diverged(
+                    f"Loss {row['total']}, gradient norm {float(norm)} at step {step}. "
+                    f"{state_path} holds the last good state; lower learning_rate."
+                )
+            optimizer.step()
+            step += 1
+            decay = min(config.ema, step / (step + 10))
+            with torch.no_grad():
+                for name, value in network.state_dict().items():
+                    average[name].lerp_(value, 1 - decay)
+            row |= {
+                "step": step,
+                "learning_rate": rate,
+                "gradient_norm": float(norm),
+                "processes": n_processes,
+            }
+            metrics.write(json.dumps(row) + "\n")
+            bar.update()
+            if step % 20 == 0:
+                bar.set_postfix(regret=f"{row['regret']:.3f}")
+            out_of_time = time.monotonic() - began > 60 * minutes
+            if step % checkpoint_every == 0 or step == config.n_steps or out_of_time:
+                metrics.flush()
+                save()
+            if out_of_time:
+                break
+    return step >= config.n_steps
+
+
+def _stream(config: TrainConfig, step: int, n_workers: int) -> Iterator[Group]:
+    total = config.n_steps * config.groups_per_step
+    loader = DataLoader(
+        Groups(config, total),
+        sampler=range(step * config.groups_per_step, total),
+        batch_size=None,
+        num_workers=n_workers,
+        worker_init_fn=_one_thread,
+    )
+    return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _drop_metrics_after(path: Path, step: int) -> None:
+    """Remove the rows that a killed run wrote after its last checkpoint."""
+    rows = path.read_text().splitlines() if path.exists() else []
+    kept = [row for row in rows if _step_of(row) <= step]
+    path.write_text("".join(row + "\n" for row in kept))
+
+
+def _step_of(row: str) -> float:
+    try:
+        return float(json.loads(row)["step"])
+    except (json.JSONDecodeError, KeyError):
+        return math.inf  # half a line, cut off by the kill
+
+
+def _write_manifest(
+    out: Path, config: TrainConfig, device: torch.device, step: int, seconds: float
+) -> None:
+    manifest: dict[str, Any] = {
+        "config": asdict(config),
+        "commit": _commit(),
+        "steps": step,
+        "hours": round(seconds / 3600, 3),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "hardware": (
+            torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"{os.cpu_count()} CPU cores"
+        ),
+    }
+    temporary = out / "manifest.tmp"
+    temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+    os.replace(temporary, out / "manifest.json")
+
+
+def _commit() -> str:
+    """Return the commit of the code, "unknown" outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        here = Path(__file__).parent
+        return subprocess.check_output(command, cwd=here, text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="JSON file")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--workers", type=int, default=1, help="data processes")
+    parser.add_argument("--threads", type=int, help="torch threads of the trainer")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after; resumes later"
+    )
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    name = arguments.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    train(
+        TrainConfig.from_json(arguments.config),
+        arguments.out,
+        torch.device(name),
+        arguments.workers,
+        arguments.minutes,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The columns of a transition table, by canonical name, from any container."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+
+_COLUMNS = ("state", "action", "reward", "next_state", "terminated")
+_ALIASES = {
+    "state": ("obs", "observation", "observations", "s"),
+    "action": ("actions", "a"),
+    "reward": ("rewards", "r"),
+    "next_state": ("next_obs", "next_observation", "next_observations"),
+    "terminated": ("terminal", "terminals"),
+    "truncated": ("timeout", "timeouts"),
+    "done": (),
+    "episode": (),
+    "step": (),
+}
+
+
+def table_columns(table: Any) -> dict[str, Any]:
+    """Return the columns of a table by their canonical names.
+
+    Parameters
+    ----------
+    table : data frame, mapping, structured array, 2-D array or list of rows
+        As `read_transitions` takes it.
+
+    Returns
+    -------
+    dict of str to array-like
+        At least the columns without which nothing can be learnt.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a column is missing or there twice, or `table` is not a table.
+    """
+    names = _column_names(table)
+    _choose(names)  # repeated names: narwhals would refuse them in its own words
+    if not isinstance(table, Mapping | np.ndarray):
+        table = nw.from_native(table, pass_through=True)
+        if isinstance(table, nw.LazyFrame):
+            table = table.collect()
+        if isinstance(table, nw.DataFrame):
+            names = table.columns
+    if not (isinstance(table, Mapping | nw.DataFrame) or names):
+        return _positional_columns(table)
+    columns = {name: table[found] for name, found in _choose(names).items()}
+    check_complete(columns, names)
+    return columns
+
+
+def refuse_whole_table(X: Any) -> None:
+    """Refuse a whole table in place of the states.
+
+    Its rewards and next states would make nearly every row a state of its own.
+
+    Parameters
+    ----------
+    X : Any
+        What was passed as the states, with actions in `y`.
+
+    Raises
+    ------
+    ValueError
+        If `X` has a column that is not of the state.
+    """
+    extra = [
+        name
+        for name in _column_names(X)
+        if isinstance(name, str) and name in ("reward", "next_state", "terminated")
+    ]
+    if extra:
+        raise ValueError(
+            f"With y, X must hold the states alone. Found {_listed(extra)} in X. "
+            "Pass the table without y, or the state columns as X."
+        )
+
+
+def check_complete(columns: dict[str, Any], names: list) -> None:
+    """Refuse columns that are not enough, and say how to get the others.
+
+    Parameters
+    ----------
+    columns : dict
+        Columns by canonical name.
+    names : list
+        The names that arrived, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing and no other can stand in for it.
+    """
+    stands_in = {"next_state": "episode", "terminated": "done"}
+    missing = [
+        name
+        for name in _COLUMNS
+        if name not in columns and stands_in.get(name) not in columns
+    ]
+    if not missing:
+        return
+    remedies = {
+        "next_state": " Without 'next_state', give 'episode' (and 'step').",
+        "terminated": " If the task never ends, 'terminated' is False everywhere.",
+    }
+    raise ValueError(
+        f"Transitions must have the columns {_listed(_COLUMNS)}. Missing: "
+        f"{_listed(missing)}. Found: {_listed(names) or 'none'}."
+        + "".join(text for name, text in remedies.items() if name in missing)
+    )
+
+
+def _column_names(table: Any) -> list:
+    if isinstance(table, Mapping):
+        return list(table)
+    if isinstance(table, np.ndarray):
+        return list(table.dtype.names or ())
+    if hasattr(table, "collect_schema"):  # asking a lazy frame for columns warns
+        return list(table.collect_schema())
+    # pyarrow has its names in column_names, and the data in columns.
+    return list(getattr(table, "column_names", getattr(table, "columns", ())))
+
+
+def _choose(names: list) -> dict[str, Any]:
+    """Return which of `names` stands for each column."""
+    chosen = {}
+    for name, aliases in _ALIASES.items():
+        present = [found for found in names if found in (name, *aliases)]
+        if len(present) > 1:
+            raise ValueError(
+                f"Column '{name}' must be given once. Found {_listed(present)}. "
+                "Keep one of them."
+            )
+        if present:
+            chosen[name] = present[0]
+    return chosen
+
+
+def _positional_columns(table: Any) -> dict[str, Any]:
+    """Return the columns of rows without names."""
+    must = (
+        "Transitions must be a data frame, a mapping of columns, a structured array, "
+        f"or rows of exactly 5 columns ({', '.join(_COLUMNS)}); or pass y. "
+    )
+    if isinstance(table, np.ndarray):
+        if table.ndim != 2 or table.shape[1] != len(_COLUMNS):
+            raise ValueError(f"{must}Got an array of shape {table.shape}.")
+        return dict(zip(_COLUMNS, table.T, strict=True))
+    if not isinstance(table, list | tuple):
+        raise TypeError(f"{must}Got {type(table).__name__}.")
+    for number, row in enumerate(table):
+        if not isinstance(row, list | tuple | np.ndarray):
+            raise TypeError(f"{must}Row {number} is a {type(row).__name__}.")
+        if len(row) != len(_COLUMNS):
+            raise ValueError(f"{must}Row {number} has {len(row)}.")
+    values = zip(*table, strict=True) if table else ((),) * len(_COLUMNS)
+    return dict(zip(_COLUMNS, map(list, values), strict=True))
+
+
+def _listed(names: Iterable) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,263 @@
+"""Sufficient statistics to tensors: the one place where features are made.
+
+Pretraining calls this module on batches of simulated data sets, inference on
+the single data set of the user, so the two cannot drift apart.
+
+Shapes: B data sets, S states, A actions, E observed (s, a, s') edges. Pairs are
+numbered ``(b * S + s) * A + a`` and states ``b * S + s`` where they are flat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tabrl._statistics import Statistics
+
+PAIR_FEATURES = 11
+STATE_FEATURES = 5
+DATA_FEATURES = 16
+
+
+@dataclass(frozen=True)
+class StatisticsBatch:
+    """Statistics of B data sets with the same S and A, as tensors.
+
+    Attributes
+    ----------
+    n, reward_sum, reward_sq_sum, n_terminated : Tensor of shape (B, S, A)
+        Visits, sum and sum of squares of rewards, visits that terminated.
+    edge_pair, edge_next : int64 Tensor of shape (E,)
+        Flat pair and flat next state of each observed continuing transition.
+    edge_count : Tensor of shape (E,)
+        How often it was observed.
+    known : bool Tensor of shape (B, S)
+        States the agent knows to exist; the rest is padding.
+    gamma : Tensor of shape (B,)
+    reward_range : Tensor of shape (B, 2)
+        Smallest and largest reward the user declares; NaN where undeclared.
+    """
+
+    n: Tensor
+    reward_sum: Tensor
+    reward_sq_sum: Tensor
+    n_terminated: Tensor
+    edge_pair: Tensor
+    edge_next: Tensor
+    edge_count: Tensor
+    known: Tensor
+    gamma: Tensor
+    reward_range: Tensor
+
+    @classmethod
+    def from_statistics(
+        cls,
+        statistics: Statistics,
+        gamma: float,
+        reward_range: tuple[float, float] | None = None,
+    ) -> StatisticsBatch:
+        """Return the batch of one data set, in float64 on the CPU."""
+        shape = (statistics.n_states, statistics.n_actions)
+        flat_pair = statistics.pair_state * shape[1] + statistics.pair_action
+
+        def dense(values: np.ndarray) -> Tensor:
+            table = np.zeros(shape[0] * shape[1])
+            table[flat_pair] = values
+            return torch.from_numpy(table.reshape(1, *shape))
+
+        declared = (np.nan, np.nan) if reward_range is None else reward_range
+        return cls(
+            n=dense(statistics.n),
+            reward_sum=dense(statistics.reward_sum),
+            reward_sq_sum=dense(statistics.reward_sq_sum),
+            n_terminated=dense(statistics.n_terminated),
+            edge_pair=torch.from_numpy(flat_pair[statistics.edge_pair]),
+            edge_next=torch.from_numpy(statistics.edge_next),
+            edge_count=torch.from_numpy(np.asarray(statistics.edge_count, float)),
+            known=torch.ones(1, shape[0], dtype=torch.bool),
+            gamma=torch.tensor([gamma], dtype=torch.float64),
+            reward_range=torch.tensor([declared], dtype=torch.float64),
+        )
+
+    def to(self, device: torch.device | str) -> StatisticsBatch:
+        """Return the same batch on another device."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the network reads and what the posterior is made from.
+
+    Rewards are in units of ``scale``: the largest absolute end of the declared
+    reward range, else the largest absolute mean reward of a pair, so that
+    rewards times c give the same features and values times c.
+
+    Attributes
+    ----------
+    pair : Tensor of shape (B, S, A, PAIR_FEATURES)
+    state : Tensor of shape (B, S, STATE_FEATURES)
+    data : Tensor of shape (B, DATA_FEATURES)
+    n, reward, terminated : Tensor of shape (B, S, A)
+        Visits, mean reward / scale and share of visits that terminated.
+    edge_pair, edge_next : int64 Tensor of shape (E,)
+    edge_prob : Tensor of shape (E,)
+        Empirical P(s' | s, a).
+    edge_sibling : Tensor of shape (E,)
+        The edge's share of the successors of its state under any tried action;
+        sums to one over the edges that leave a state.
+    edge_predecessor : Tensor of shape (E,)
+        The edge's share of the arrivals in its next state; sums to one over
+        the edges that enter a state.
+    known : bool Tensor of shape (B, S)
+    gamma, scale : Tensor of shape (B,)
+    """
+
+    pair: Tensor
+    state: Tensor
+    data: Tensor
+    n: Tensor
+    reward: Tensor
+    terminated: Tensor
+    edge_pair: Tensor
+    edge_next: Tensor
+    edge_prob: Tensor
+    edge_sibling: Tensor
+    edge_predecessor: Tensor
+    known: Tensor
+    gamma: Tensor
+    scale: Tensor
+
+    def to(self, device: torch.device | str) -> Features:
+        """Return the same features on another device."""
+        return _moved(self, device)
+
+
+_Tensors = TypeVar("_Tensors", StatisticsBatch, Features)
+
+
+def _moved(tensors: _Tensors, device: torch.device | str) -> _Tensors:
+    moved = {f.name: getattr(tensors, f.name).to(device) for f in fields(tensors)}
+    return type(tensors)(**moved)
+
+
+def segment_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Return the sums of the rows of ``values`` that share an index, (size, ...)."""
+    total = values.new_zeros((size, *values.shape[1:]))
+    return total.index_add_(0, index, values)
+
+
+def build_features(batch: StatisticsBatch) -> Features:
+    """Turn statistics into features; every quantity is invariant to reward units."""
+    n_sets, n_states, n_actions = batch.n.shape
+    n_flat_pairs, n_flat_states = batch.n.numel(), n_sets * n_states
+    visited = batch.n > 0
+    n_safe = batch.n.clamp(min=1e-12)
+
+    mean_reward = torch.where(visited, batch.reward_sum / n_safe, 0.0)
+    declared = torch.isfinite(batch.reward_range).all(-1)
+    low, high = torch.nan_to_num(batch.reward_range).unbind(-1)
+    scale = torch.where(
+        declared,
+        torch.maximum(low.abs(), high.abs()),
+        mean_reward.abs().amax((1, 2)),
+    )
+    scale = torch.where(scale > 0, scale, 1.0)
+    per_pair = scale[:, None, None]
+    reward = mean_reward / per_pair
+    second_moment = batch.reward_sq_sum / (n_safe * per_pair**2)
+    variance = torch.where(visited, second_moment - reward**2, 0.0)
+    # Rounding leaves about 1e-16 of the second moment; below that it is noise-free.
+    variance = torch.where(variance > 1e-6 * second_moment, variance, 0.0)
+    terminated = torch.where(visited, batch.n_terminated / n_safe, 0.0)
+
+    edge_prob = batch.edge_count / n_safe.view(-1)[batch.edge_pair]
+    edge_from = batch.edge_pair // n_actions
+    leaving = segment_sum(edge_prob, edge_from, n_flat_states)
+    entering = segment_sum(edge_prob, batch.edge_next, n_flat_states)
+    is_self = (edge_from == batch.edge_next).to(edge_prob.dtype)
+    self_share = segment_sum(edge_prob * is_self, batch.edge_pair, n_flat_pairs)
+    n_next = segment_sum(torch.ones_like(edge_prob), batch.edge_pair, n_flat_pairs)
+    n_next = n_next.view_as(batch.n) + (terminated > 0)
+    largest = torch.zeros_like(edge_prob.new_empty(n_flat_pairs)).scatter_reduce(
+        0, batch.edge_pair, edge_prob, "amax"
+    )
+    largest = torch.maximum(largest.view_as(batch.n), terminated)
+    arrivals = segment_sum(batch.edge_count, batch.edge_next, n_flat_states)
+    arrivals = arrivals.view(n_sets, n_states)
+
+    pair = torch.stack(
+        [
+            0.3 * torch.log1p(batch.n),
+            torch.rsqrt(batch.n + 1),
+            visited.to(reward),
+            reward.clamp(-2, 2),
+            (variance / n_safe).sqrt().clamp(max=2),
+            variance.sqrt().clamp(max=2),
+            self_share.view_as(batch.n),
+            terminated,
+            largest,
+            torch.log1p(n_next),
+            (reward != 0).to(reward),
+        ],
+        dim=-1,
+    )
+    state_visits = batch.n.sum(-1)
+    state = torch.stack(
+        [
+            0.3 * torch.log1p(state_visits),
+            0.3 * torch.log1p(arrivals),
+            (state_visits > 0).to(reward),
+            visited.to(reward).mean(-1),
+            batch.known.to(reward),
+        ],
+        dim=-1,
+    )
+
+    n_known = batch.known.sum(-1).clamp(min=1).to(reward)
+    n_visited = visited.sum((1, 2)).clamp(min=1).to(reward)
+    repeated = batch.n >= 2
+    n_repeated = repeated.sum((1, 2)).to(reward)
+    mean_of_means = reward.sum((1, 2)) / n_visited
+    spread = (reward**2).sum((1, 2)) / n_visited - mean_of_means**2
+    noisy = (variance > 0) & repeated
+    data = torch.stack(
+        [
+            torch.log(1 / (1 - batch.gamma)),
+            declared.to(reward),
+            torch.where(declared, low / scale, 0.0),
+            torch.where(declared, high / scale, 0.0),
+            n_visited / (n_known * n_actions),
+            0.3 * torch.log1p(batch.n).sum((1, 2)) / n_visited,
+            0.3 * torch.log1p(batch.n.sum((1, 2))),
+            0.3 * torch.log(n_known),
+            torch.full_like(n_known, float(np.log(n_actions))),
+            mean_of_means,
+            spread.clamp(min=0).sqrt(),
+            (reward != 0).sum((1, 2)) / n_visited,
+            batch.n_terminated.sum((1, 2)) / batch.n.sum((1, 2)).clamp(min=1),
+            n_repeated / n_visited,
+            (repeated & (n_next == 1)).sum((1, 2)) / n_repeated.clamp(min=1),
+            noisy.sum((1, 2)) / n_repeated.clamp(min=1),
+        ],
+        dim=-1,
+    )
+    return Features(
+        pair=pair,
+        state=state,
+        data=data,
+        n=batch.n,
+        reward=reward,
+        terminated=terminated,
+        edge_pair=batch.edge_pair,
+        edge_next=batch.edge_next,
+        edge_prob=edge_prob,
+        edge_sibling=edge_prob / leaving[edge_from],
+        edge_predecessor=edge_prob / entering[batch.edge_next],
+        known=batch.known,
+        gamma=batch.gamma,
+        scale=scale,
+    )

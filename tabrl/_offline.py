@@ -1,0 +1,409 @@
+"""A policy from logged transitions: the scikit-learn style estimator."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from tabrl._checkpoint import load_network
+from tabrl._features import StatisticsBatch, build_features
+from tabrl._labels import as_labels, encode, factorise
+from tabrl._network import QUANTILES, Network
+from tabrl._planning import SparseProcess, plan_sparse
+from tabrl._statistics import Statistics
+from tabrl._transitions import Transitions, read_transitions
+
+# Actions whose log-probabilities differ by less are as good as each other.
+_TIE = 1e-5
+
+
+class OfflinePolicyEstimator(BaseEstimator):
+    """Policy and action values of a decision process, from a log of transitions.
+
+    A network that was pretrained on synthetic decision processes reads the counts
+    and mean rewards of the log, forms a posterior over what the process may be,
+    and plans in it exactly. Nothing is tuned and nothing is trained in ``fit``.
+
+    Parameters
+    ----------
+    gamma : float, default=0.99
+        Discount factor, in [0, 1).
+    checkpoint : str or path, default="auto"
+        "auto" is the checkpoint in the package; else a local folder, or a Hugging
+        Face Hub repository "org/name" or "org/name@revision".
+    device : str or torch.device, default="auto"
+        Where the network runs: "auto" takes CUDA where there is one, else the CPU.
+    reward_range : (float, float) or None, default=None
+        Smallest and largest reward that one step can give, if you know them; rewards
+        outside are an error.
+    random_state : int, RandomState instance or None, default=None
+        Breaks ties between equally probable actions.
+
+    Attributes
+    ----------
+    states_ : array of shape (n_states,)
+        Labels of all states in the log, as state or next state.
+    actions_ : array of shape (n_actions,)
+        Labels of all actions in the log; the columns of `predict_proba`.
+    n_transitions_ : int
+        Number of transitions seen.
+
+    See Also
+    --------
+    sklearn.preprocessing.KBinsDiscretizer : Makes states of continuous columns.
+
+    Examples
+    --------
+    >>> from tabrl import OfflinePolicyEstimator
+    >>> log = {
+    ...     "state": ["shop", "shop", "road"] * 20,
+    ...     "action": ["wait", "walk", "walk"] * 20,
+    ...     "reward": [0.0, -1.0, 5.0] * 20,
+    ...     "next_state": ["shop", "road", "home"] * 20,
+    ...     "terminated": [False, False, True] * 20,
+    ... }
+    >>> policy = OfflinePolicyEstimator(gamma=0.9, random_state=0).fit(log)
+    >>> policy.predict(["shop"])
+    array(['walk'], dtype=object)
+    >>> policy.actions_
+    array(['wait', 'walk'], dtype=object)
+    """
+
+    def __init__(
+        self,
+        gamma: float = 0.99,
+        checkpoint: str | os.PathLike[str] = "auto",
+        device: str | torch.device = "auto",
+        reward_range: tuple[float, float] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.gamma = gamma
+        self.checkpoint = checkpoint
+        self.device = device
+        self.reward_range = reward_range
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        reward: Any = None,
+        next_state: Any = None,
+        terminated: Any = None,
+    ) -> OfflinePolicyEstimator:
+        """Read a log and plan.
+
+        Parameters
+        ----------
+        X : data frame, dict of arrays, structured array or array of shape (n, 5)
+            The log, with the columns ``state, action, reward, next_state,
+            terminated`` (arrays without names: in this order) and optionally
+            ``truncated, episode, step``. Without ``next_state`` the next row of
+            the episode gives it. If ``y`` is given, the states alone; rows of
+            several columns are one label each.
+        y : array-like of shape (n,), optional
+            The actions, if ``X`` holds the states alone.
+        reward, next_state, terminated : array-like of shape (n,), optional
+            The other columns, if ``X`` holds the states alone.
+
+        Returns
+        -------
+        OfflinePolicyEstimator
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or the log is not as described; the estimator is then
+            not changed.
+        """
+        data = self._read(X, y, reward, next_state, terminated)
+        return self._plan(data.states, data.actions, _count(data))
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        reward: Any = None,
+        next_state: Any = None,
+        terminated: Any = None,
+    ) -> OfflinePolicyEstimator:
+        """Add transitions to those seen so far and plan again.
+
+        The result is that of one ``fit`` on everything. Takes what `fit` takes;
+        with ``episode`` and no ``next_state``, give whole episodes. Actions not
+        seen before are added, with a warning.
+
+        Parameters
+        ----------
+        X, y, reward, next_state, terminated
+            As in `fit`.
+
+        Returns
+        -------
+        OfflinePolicyEstimator
+            The estimator itself.
+        """
+        data = self._read(X, y, reward, next_state, terminated)
+        if not hasattr(self, "statistics_"):
+            return self._plan(data.states, data.actions, _count(data))
+        states, (old_state, new_state) = factorise([self.states_, data.states])
+        actions, (old_action, new_action) = factorise([self.actions_, data.actions])
+        size = (len(states), len(actions))
+        old = self.statistics_.relabel(old_state, old_action, *size)
+        new = _count(data).relabel(new_state, new_action, *size)
+        added = actions[np.setdiff1d(new_action, old_action)]
+        if len(added):
+            warnings.warn(
+                f"partial_fit adds {len(added)} actions not seen before: "
+                f"{_some(added)}. The columns of predict_proba follow actions_.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return self._plan(states, actions, old + new)
+
+    def predict(self, states: Any) -> NDArray:
+        """Return the most probable action of each state.
+
+        Parameters
+        ----------
+        states : array-like of shape (n,)
+            Labels in ``states_``; rows of several columns are one label each.
+
+        Returns
+        -------
+        array of shape (n,)
+            Labels in ``actions_``.
+
+        Raises
+        ------
+        ValueError
+            If a state is not in the log.
+        """
+        return self.actions_[self._greedy[self._codes(states)]]
+
+    def predict_proba(self, states: Any) -> NDArray[np.float64]:
+        """Return the policy: the probability with which to take each action.
+
+        Where the data are thin the best policy that cannot adapt is random; it is
+        worth sampling from.
+
+        Parameters
+        ----------
+        states : array-like of shape (n,)
+            Labels in ``states_``.
+
+        Returns
+        -------
+        array of shape (n, n_actions)
+            Columns follow ``actions_``; rows sum to one.
+
+        Raises
+        ------
+        ValueError
+            If a state is not in the log.
+        """
+        return self._policy[self._codes(states)]
+
+    def action_values(
+        self, states: Any, quantile: float | None = None
+    ) -> NDArray[np.float64]:
+        """Return the estimated optimal action values, in the units of the rewards.
+
+        Parameters
+        ----------
+        states : array-like of shape (n,)
+            Labels in ``states_``.
+        quantile : float or None, default=None
+            None for the posterior plan; else a level in [0.1, 0.9] at which to read
+            the distribution of the optimal value: the network estimates 0.1, 0.5
+            and 0.9, levels between are interpolated.
+
+        Returns
+        -------
+        array of shape (n, n_actions)
+            Columns follow ``actions_``.
+
+        Raises
+        ------
+        ValueError
+            If a state is not in the log, or the level is out of range.
+        """
+        codes = self._codes(states)
+        level = QUANTILES[1] if quantile is None else quantile
+        if not (isinstance(level, numbers.Real) and 0.1 <= level <= 0.9):
+            raise ValueError(f"quantile must lie in [0.1, 0.9]. Got {quantile!r}.")
+        upper = 1 if level <= QUANTILES[1] else 2
+        low, high = QUANTILES[upper - 1], QUANTILES[upper]
+        share = (level - low) / (high - low)
+        values = self._values[:, codes]
+        return (1 - share) * values[upper - 1] + share * values[upper]
+
+    def _read(self, X: Any, y: Any, *columns: Any) -> Transitions:
+        """Check the parameters that the data must agree with, then the data."""
+        _check_gamma(self.gamma)
+        reward_range = _check_reward_range(self.reward_range)
+        names = ("reward", "next_state", "terminated")
+        data = read_transitions(X, y, **dict(zip(names, columns, strict=True)))
+        if reward_range is not None:
+            low, high = reward_range
+            outside = (data.reward < low) | (data.reward > high)
+            if outside.any():
+                first = int(outside.argmax())
+                raise ValueError(
+                    f"Rewards must lie in reward_range ({low}, {high}). Found "
+                    f"{int(outside.sum())} that do not, first in transition {first} "
+                    f"({data.reward[first]}). Widen reward_range, or pass None."
+                )
+        return data
+
+    def _plan(
+        self, states: NDArray, actions: NDArray, statistics: Statistics
+    ) -> OfflinePolicyEstimator:
+        """Check the parameters, run network and planning, keep tables of results."""
+        gamma = _check_gamma(self.gamma)
+        reward_range = _check_reward_range(self.reward_range)
+        device = _check_device(self.device)
+        rng = check_random_state(self.random_state)
+        network = load_network(self.checkpoint, device)
+
+        # Nothing is decided in states that were only ever entered by terminating.
+        active = np.flatnonzero(statistics.active_states)
+        size = (statistics.n_states, statistics.n_actions)
+        values = np.zeros((3, *size))
+        log_policy = np.full(size, -math.log(size[1]))
+        values[:, active], log_policy[active] = _solve(
+            network, statistics.compress(active), gamma, reward_range, device
+        )
+        best = log_policy >= log_policy.max(1, keepdims=True) - _TIE
+        # A random order of the actions in each state breaks the ties.
+        greedy = (best * (1 + rng.uniform(size=size))).argmax(1)
+
+        self.states_, self.actions_ = states, actions
+        self.statistics_ = statistics
+        self.n_transitions_ = int(statistics.n.sum())
+        self._values, self._policy = values, np.exp(log_policy)
+        self._greedy = greedy
+        return self
+
+    def _codes(self, states: Any) -> NDArray[np.int64]:
+        check_is_fitted(self)
+        codes = encode(states, self.states_)
+        unknown = codes < 0
+        if unknown.any():
+            rows = np.flatnonzero(unknown)
+            raise ValueError(
+                f"Every state must be in the log given to fit. Found {len(rows)} of "
+                f"{len(codes)} that are not, first at row {rows[0]}: "
+                f"{_some(as_labels(states)[rows])}. Add transitions that visit them "
+                "with partial_fit, or drop them."
+            )
+        return codes
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = False
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.no_validation = True
+        return tags
+
+
+def _solve(
+    network: Network,
+    statistics: Statistics,
+    gamma: float,
+    reward_range: tuple[float, float] | None,
+    device: torch.device,
+) -> tuple[NDArray, NDArray]:
+    """Return action values (3, S, A) in reward units and log policy (S, A)."""
+    batch = StatisticsBatch.from_statistics(statistics, gamma, reward_range)
+    with torch.inference_mode():
+        features = build_features(batch).to(device)
+        tokens, posterior = network(features)
+        process = SparseProcess(posterior, features)
+        rewards = posterior.reward[:, 0].cpu().numpy()
+        q = np.stack([plan_sparse(process, r) for r in rewards])
+        planned = torch.from_numpy(q[:, None]).to(device)
+        decision = network.decide(tokens, features, planned)
+    log_policy = decision.policy[0].cpu().numpy()
+    values = q * float(features.scale)
+    # The heads are learned one by one; quantiles must be in order.
+    values[0] = np.minimum(values[0], values[1])
+    values[2] = np.maximum(values[2], values[1])
+    if reward_range is not None:
+        low, high = reward_range
+        values = values.clip(min(low, 0) / (1 - gamma), max(high, 0) / (1 - gamma))
+    return values, log_policy
+
+
+def _count(data: Transitions) -> Statistics:
+    return Statistics.from_codes(
+        data.state,
+        data.action,
+        data.reward,
+        data.next_state,
+        data.terminated,
+        len(data.states),
+        len(data.actions),
+    )
+
+
+def _check_gamma(gamma: Any) -> float:
+    if isinstance(gamma, bool) or not isinstance(gamma, numbers.Real):
+        raise TypeError(f"gamma must be a number in [0, 1). Got {gamma!r}.")
+    if not 0 <= gamma < 1:
+        raise ValueError(f"gamma must lie in [0, 1). Got {gamma}.")
+    return float(gamma)
+
+
+def _check_reward_range(
+    reward_range: ArrayLike | None,
+) -> tuple[float, float] | None:
+    if reward_range is None:
+        return None
+    try:
+        low, high = (float(end) for end in reward_range)  # type: ignore[union-attr]
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"reward_range must be a pair of numbers or None. Got {reward_range!r}."
+        ) from error
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(
+            "reward_range must be finite, the smallest reward below the largest. "
+            f"Got ({low}, {high})."
+        )
+    return low, high
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            'device must be "auto" or one that torch can use here. '
+            f'Got {str(device)!r}: {str(error).splitlines()[0]}. "cpu" always works.'
+        ) from error
+    return chosen
+
+
+def _some(labels: NDArray) -> str:
+    """Return the first few of the distinct labels, for a message."""
+    distinct = list(dict.fromkeys(labels.tolist()))
+    shown = ", ".join(repr(label) for label in distinct[:5])
+    return shown + (", ..." if len(distinct) > 5 else "")

@@ -1,0 +1,208 @@
+"""Exact planning in a posterior process: dense batches with gradient, and sparse.
+
+Both solve, for each head, the optimality equation of `tabrl._network.Posterior`.
+`plan_dense` serves pretraining: policy iteration without gradient, then one
+differentiable linear solve for the greedy policy, exact by the envelope theorem.
+`plan_sparse` serves inference: nothing of size S x A x S is ever made.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, bicgstab
+from torch import Tensor
+
+from tabrl._features import Features
+from tabrl._network import Posterior
+
+# A policy changes an action only for more than this share of the values' size;
+# without it, rounding makes policy iteration cycle among equal actions.
+_TIE = 1e-9
+# Below this many states a dense solve is faster than an iterative one.
+_DENSE_STATES = 192
+
+
+# -- dense, batched, differentiable ------------------------------------------
+
+
+def dense_transitions(posterior: Posterior, features: Features) -> Tensor:
+    """Return the continuing transition probabilities as one array, (B, S, A, S)."""
+    b, s, a = features.n.shape
+    edge_from = features.edge_pair // a
+    to = features.edge_next % s
+    flat = posterior.edge_prob.new_zeros(b * s * a * s)
+    P = flat.index_add(0, features.edge_pair * s + to, posterior.edge_prob)
+    shares = posterior.edge_prob.new_zeros(2, b * s * s)
+    shares[0].index_add_(0, edge_from * s + to, features.edge_sibling)
+    into = features.edge_next * s + edge_from % s
+    shares[1].index_add_(0, into, features.edge_predecessor)
+    siblings, predecessors = shares.view(2, b, s, 1, s)
+    known = features.known.to(P)
+    anywhere = known / known.sum(-1, keepdim=True).clamp(min=1)
+    itself = torch.eye(s, dtype=P.dtype, device=P.device)[:, None]
+    return (
+        P.view(b, s, a, s)
+        + posterior.itself[..., None] * itself
+        + posterior.siblings[..., None] * siblings
+        + posterior.predecessors[..., None] * predecessors
+        + posterior.anywhere[..., None] * anywhere[:, None, None]
+    )
+
+
+def policy_iteration(
+    P: Tensor, r: Tensor, gamma: Tensor, n_sweeps: int = 8, n_improvements: int = 20
+) -> Tensor:
+    """Return an optimal action of each state, int64 (..., B, S), by policy iteration.
+
+    ``P`` (B, S, A, S) continuing probabilities, ``r`` (..., B, S, A), ``gamma``
+    (B,). A few sweeps of value iteration come first: they are cheap, and most
+    processes then need two or three solves.
+    """
+    with torch.no_grad():
+        tie = 1e-5 if P.dtype == torch.float32 else _TIE
+        discount = gamma[:, None, None]
+        v = r.amax(-1)
+        for _ in range(n_sweeps):
+            v = action_values(P, r, discount, v).amax(-1)
+        action = action_values(P, r, discount, v).argmax(-1)
+        for _ in range(n_improvements):
+            v = evaluate_actions(P, r, gamma, action)
+            q = action_values(P, r, discount, v)
+            best, candidate = q.max(-1)
+            current = q.gather(-1, action[..., None])[..., 0]
+            better = best > current + tie * (1 + best.abs())
+            if not bool(better.any()):
+                break
+            action = torch.where(better, candidate, action)
+    return action
+
+
+def action_values(P: Tensor, r: Tensor, discount: Tensor, v: Tensor) -> Tensor:
+    """Return q = r + discount P v for v of shape (..., B, S)."""
+    b, s, a, _ = P.shape
+    stacked = v.reshape(-1, b, s).permute(1, 2, 0)  # (B, S, heads)
+    ahead = torch.bmm(P.reshape(b, s * a, s), stacked)  # (B, S A, heads)
+    return r + discount * ahead.permute(2, 0, 1).reshape(r.shape)
+
+
+def evaluate_actions(P: Tensor, r: Tensor, gamma: Tensor, action: Tensor) -> Tensor:
+    """Return the exact values (..., B, S) of deterministic actions (..., B, S)."""
+    s = P.shape[1]
+    rows = P.expand(*action.shape[:-2], *P.shape)
+    index = action[..., None, None].expand(*action.shape, 1, s)
+    chosen = rows.gather(-2, index)[..., 0, :]  # (..., B, S, S)
+    reward = r.gather(-1, action[..., None])  # (..., B, S, 1)
+    eye = torch.eye(s, dtype=P.dtype, device=P.device)
+    system = eye - gamma[:, None, None] * chosen
+    return torch.linalg.solve(system, reward)[..., 0]
+
+
+def plan_dense(posterior: Posterior, features: Features) -> Tensor:
+    """Return differentiable optimal action values of the three heads, (3, B, S, A)."""
+    P = dense_transitions(posterior, features)
+    action = policy_iteration(P, posterior.reward, features.gamma)
+    v = evaluate_actions(P, posterior.reward, features.gamma, action)
+    return action_values(P, posterior.reward, features.gamma[:, None, None], v)
+
+
+# -- sparse, one data set ----------------------------------------------------
+
+
+class SparseProcess:
+    """A decision process whose continuation is sparse plus a few shared parts.
+
+    P(s, a) = edges(s, a) + itself e_s + siblings N(s) + predecessors K(s)
+    + anywhere 1/S, with ``edges`` (S A, S), ``N`` and ``K`` (S, S) sparse and the
+    weights of shape (S, A).
+    """
+
+    def __init__(self, posterior: Posterior, features: Features) -> None:
+        _, s, a = features.n.shape
+
+        def array(tensor: Tensor) -> NDArray:
+            return tensor.detach().cpu().numpy()
+
+        pair, to = array(features.edge_pair), array(features.edge_next)
+        shape = (s, s)
+        self.edges = sparse.csr_array(
+            (array(posterior.edge_prob), (pair, to)), shape=(s * a, s)
+        )
+        self.siblings_of = sparse.csr_array(
+            (array(features.edge_sibling), (pair // a, to)), shape=shape
+        )
+        self.predecessors_of = sparse.csr_array(
+            (array(features.edge_predecessor), (to, pair // a)), shape=shape
+        )
+        self.itself = array(posterior.itself)[0]
+        self.siblings = array(posterior.siblings)[0]
+        self.predecessors = array(posterior.predecessors)[0]
+        self.anywhere = array(posterior.anywhere)[0]
+        self.gamma = float(features.gamma)
+
+    def action_values(self, r: NDArray, v: NDArray) -> NDArray:
+        """Return q = r + gamma P v, (S, A)."""
+        ahead = (self.edges @ v).reshape(r.shape)
+        ahead += self.itself * v[:, None]
+        ahead += self.siblings * (self.siblings_of @ v)[:, None]
+        ahead += self.predecessors * (self.predecessors_of @ v)[:, None]
+        ahead += self.anywhere * v.mean()
+        return r + self.gamma * ahead
+
+    def evaluate(self, r: NDArray, action: NDArray, guess: NDArray) -> NDArray:
+        """Return the values (S,) of deterministic actions (S,), warm-started."""
+        n_states, n_actions = r.shape
+        at = np.arange(n_states)
+        reward = r[at, action]
+        chosen = self.edges[at * n_actions + action]
+        chosen = chosen + sparse.diags_array(self.itself[at, action])
+        chosen = chosen + self.siblings[at, action][:, None] * self.siblings_of
+        chosen = chosen + self.predecessors[at, action][:, None] * self.predecessors_of
+        anywhere = self.anywhere[at, action] / n_states
+        if n_states <= _DENSE_STATES:
+            dense = chosen.toarray() + anywhere[:, None]
+            return np.linalg.solve(np.eye(n_states) - self.gamma * dense, reward)
+
+        chosen = sparse.csr_array(chosen)
+
+        def backup(v: NDArray) -> NDArray:
+            return chosen @ v + anywhere * v.sum()
+
+        system = LinearOperator(
+            (n_states, n_states), matvec=lambda v: v - self.gamma * backup(v)
+        )
+        scale = np.abs(reward).max() / (1 - self.gamma)
+        v, _ = bicgstab(system, reward, x0=guess, rtol=1e-11, atol=0.0, maxiter=500)
+        # Whatever the Krylov method left is removed by sweeps, which contract
+        # always; usually the first check passes.
+        for _ in range(100_000):
+            swept = reward + self.gamma * backup(v)
+            done = np.abs(swept - v).max() <= 1e-11 * (1 + scale)
+            v = swept
+            if done:
+                break
+        return v
+
+
+def plan_sparse(process: SparseProcess, r: NDArray, n_sweeps: int = 20) -> NDArray:
+    """Return the optimal action values (S, A) of one head by policy iteration.
+
+    ``r`` (S, A) is the head's reward. Ends when no action improves by more than
+    rounding; the bound on the loop only guards against rounding larger than that.
+    """
+    v = r.max(1)
+    for _ in range(n_sweeps):
+        v = process.action_values(r, v).max(1)
+    action = process.action_values(r, v).argmax(1)
+    at = np.arange(len(r))
+    for _ in range(200):
+        v = process.evaluate(r, action, guess=v)
+        q = process.action_values(r, v)
+        candidate = q.argmax(1)
+        better = q[at, candidate] > q[at, action] + _TIE * (1 + np.abs(v).max())
+        if not better.any():
+            break
+        action = np.where(better, candidate, action)
+    return q

@@ -1,0 +1,397 @@
+"""Any table of logged transitions, as checked integer codes and the user's labels."""
+
+import warnings
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tabrl._columns import check_complete, refuse_whole_table, table_columns
+from tabrl._labels import as_labels, encode, factorise, label_kinds
+
+__all__ = ["Transitions", "as_labels", "encode", "read_transitions"]
+
+# The sum of squared rewards stays finite below this.
+_MAX_REWARD = 1e140
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """Logged transitions as integer codes.
+
+    Attributes
+    ----------
+    state, action : int64 array of shape (n,)
+        Indices into `states` and `actions`.
+    reward : array of shape (n,)
+        Finite rewards.
+    next_state : int64 array of shape (n,)
+        Indices into `states`, or -1 where `terminated` and no next state was given.
+    terminated : bool array of shape (n,)
+        Where the process ended.
+    states : array of shape (n_states,)
+        Labels of all states seen, as state or as next state: sorted where they can be
+        compared, else in order of appearance. Tuples for states of several columns.
+    actions : array of shape (n_actions,)
+        Labels of all actions seen, in the same order.
+    """
+
+    state: NDArray[np.int64]
+    action: NDArray[np.int64]
+    reward: NDArray[np.float64]
+    next_state: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+    states: NDArray
+    actions: NDArray
+
+
+def read_transitions(
+    X: Any,
+    y: Any = None,
+    *,
+    reward: Any = None,
+    next_state: Any = None,
+    terminated: Any = None,
+    episode: Any = None,
+    step: Any = None,
+) -> Transitions:
+    """Check logged transitions and return them as integer codes.
+
+    Parameters
+    ----------
+    X : data frame, mapping, structured array or array
+        With `y` None, the whole table: a data frame of any library, a mapping of names
+        to arrays, a structured array (columns by name: `state`, `action`, `reward`,
+        `next_state`, `terminated`, and optionally `truncated`, `episode`, `step`), or
+        a 2-D array or list of rows with exactly the first five, in that order.
+        With `y`, the states alone; several columns make one label, a tuple.
+    y : array-like, optional
+        Actions.
+    reward, next_state, terminated, episode, step : array-like, optional
+        The other columns when `y` is given. `terminated` may be one boolean for all.
+
+    Returns
+    -------
+    Transitions
+        The transitions in the order given.
+
+    Warns
+    -----
+    UserWarning
+        If `done` has to stand in for `terminated`, or if episodes that end without
+        terminating leave a last row whose next state is unknown: it is dropped.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the columns, their lengths or their values are not as described. Messages
+        count rows from 0.
+
+    Notes
+    -----
+    `terminated` means that nothing of value follows. A transition that was truncated,
+    by a time limit for example, is an ordinary one and needs its next state.
+
+    Without a `next_state` column, `episode` and `step` give it: the next row of the
+    same episode, in order of `step`, or as given when there is no `step`.
+
+    Examples
+    --------
+    >>> table = {
+    ...     "state": ["a", "b"],
+    ...     "action": [0, 1],
+    ...     "reward": [0.0, 1.0],
+    ...     "next_state": ["b", None],
+    ...     "terminated": [False, True],
+    ... }
+    >>> transitions = read_transitions(table)
+    >>> transitions.states, transitions.next_state
+    (array(['a', 'b'], dtype=object), array([ 1, -1]))
+    """
+    given = {
+        "reward": reward,
+        "next_state": next_state,
+        "terminated": terminated,
+        "episode": episode,
+        "step": step,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if y is not None:
+        refuse_whole_table(X)
+        columns = {"state": X, "action": y, **given}
+        check_complete(columns, list(columns))
+    elif given:
+        raise ValueError(
+            f"{', '.join(given)} can only be given with y: X then holds the states and "
+            "y the actions. Pass y, or add the columns to the table."
+        )
+    else:
+        columns = table_columns(X)
+    if "next_state" in columns:
+        columns.pop("episode", None)
+        columns.pop("step", None)
+
+    arrays = _arrays(columns)
+    rewards = _rewards(arrays["reward"])
+    truncated = (
+        _flags("truncated", arrays["truncated"]) if "truncated" in arrays else None
+    )
+    if "terminated" in arrays:
+        ended = _flags("terminated", arrays["terminated"])
+    else:
+        ended = _read_done(_flags("done", arrays["done"]), truncated)
+
+    actions, (action,) = factorise([arrays["action"]])
+    _refuse_missing("action", action)
+    if "next_state" in arrays:
+        states, state, successor = _state_codes(
+            arrays["state"], arrays["next_state"], ended
+        )
+    else:
+        states, (state,) = factorise([arrays["state"]])
+        _refuse_missing("state", state)
+        order, last = _episode_order(arrays["episode"], arrays.get("step"))
+        successor = _successors(state, order, last, ended, truncated)
+        keep = (successor >= 0) | ended
+        if not keep.all():
+            _warn_dropped(keep)
+            state, action, rewards = state[keep], action[keep], rewards[keep]
+            successor, ended = successor[keep], ended[keep]
+    return Transitions(state, action, rewards, successor, ended, states, actions)
+
+
+def _arrays(columns: dict[str, Any]) -> dict[str, NDArray]:
+    """Return columns as arrays of equal length, at least one row."""
+    always = "terminated" in columns and isinstance(
+        columns["terminated"], bool | np.bool_
+    )
+    arrays = {}
+    for name, column in columns.items():
+        if always and name == "terminated":
+            continue
+        try:
+            arrays[name] = as_labels(column)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Column '{name}': {error}") from error
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"'{name}' {length}" for name, length in lengths.items())
+        raise ValueError(f"All columns must have the same length. Found {found}.")
+    n = lengths["state"]
+    if not n:
+        raise ValueError("Transitions must have at least one row. Found none.")
+    if always:
+        arrays["terminated"] = np.full(n, columns["terminated"], dtype=bool)
+    return arrays
+
+
+def _rewards(values: NDArray) -> NDArray[np.float64]:
+    if values.dtype.kind == "O":  # Decimal, or numbers with None among them
+        for row, value in enumerate(values.tolist()):
+            if isinstance(value, bool | complex) or not (
+                value is None or isinstance(value, Number)
+            ):
+                raise TypeError(
+                    "Column 'reward' must be numeric. Found a "
+                    f"{type(value).__name__}, first at row {row} ({value!r}). "
+                    "Convert it before fit."
+                )
+    elif values.dtype.kind not in "iuf":
+        raise TypeError(
+            f"Column 'reward' must be numeric. Found dtype {values.dtype}. "
+            "Convert it before fit."
+        )
+    reward = values.astype(np.float64, copy=False)
+    # NaN fails both comparisons; the extremes need no temporary array.
+    if -_MAX_REWARD < reward.min() and reward.max() < _MAX_REWARD:
+        return reward
+    finite = np.isfinite(reward)
+    if not finite.all():
+        count, row = _count_first(~finite)
+        raise ValueError(
+            f"Column 'reward' must be finite. Found {count} non-finite values, first "
+            f"at row {row} ({reward[row]}). Drop or impute them before fit."
+        )
+    count, row = _count_first(abs(reward) >= _MAX_REWARD)
+    raise ValueError(
+        f"Column 'reward' must be below {_MAX_REWARD} in size. Found {count} larger "
+        f"values, first at row {row} ({reward[row]}). Rescale the rewards before fit."
+    )
+
+
+def _flags(name: str, values: NDArray) -> NDArray[np.bool_]:
+    """Return a boolean column; zeros and ones will do."""
+    if values.dtype.kind == "b":
+        return values
+    if values.dtype.kind in "iuf":
+        wrong = (values != 0) & (values != 1)
+    else:
+        wrong = np.array(
+            [not isinstance(v, Number) or v not in (0, 1) for v in values.tolist()]
+        )
+    if wrong.any():
+        count, row = _count_first(wrong)
+        value = values[row].item() if values.dtype.kind != "O" else values[row]
+        error = ValueError if value is None or isinstance(value, Number) else TypeError
+        raise error(
+            f"Column '{name}' must be boolean (or 0 and 1). Found {count} other "
+            f"values, first at row {row} ({value!r}). Convert it before fit."
+        )
+    return values.astype(bool)
+
+
+def _read_done(
+    done: NDArray[np.bool_], truncated: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Return what `done` says of termination, with a warning."""
+    if truncated is not None:
+        warnings.warn(
+            "Column 'done' is read as 'terminated' where 'truncated' is false. Give "
+            "'terminated' to be sure.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return done & ~truncated
+    warnings.warn(
+        "Column 'done' is read as 'terminated'. If it is also true where a time limit "
+        "cut an episode, values are biased: what would have followed counts as "
+        "nothing. Give 'terminated' (and 'truncated') instead.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return done
+
+
+def _state_codes(
+    state: NDArray, next_state: NDArray, terminated: NDArray[np.bool_]
+) -> tuple[NDArray, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the labels of all states, and the codes of both columns."""
+    states, (code, successor) = factorise([state, next_state])
+    _refuse_missing("state", code)
+    _refuse_missing(
+        "next_state",
+        successor,
+        unless=terminated,
+        hint="A truncated transition has a next state too: add it, or drop the row.",
+    )
+    if states.dtype.kind == "O":
+        from_state = label_kinds(states[np.unique(code)].tolist())
+        from_next = label_kinds(states[np.unique(successor[successor >= 0])].tolist())
+        if from_next and from_state.keys().isdisjoint(from_next):
+            (kind, label), *_ = from_state.items()
+            (next_kind, next_label), *_ = from_next.items()
+            raise TypeError(
+                "Columns 'state' and 'next_state' must hold the same kind of labels. "
+                f"Found {kind} in 'state' ({label!r}) and {next_kind} in 'next_state' "
+                f"({next_label!r}). Convert one of them before fit."
+            )
+    return states, code, successor
+
+
+def _episode_order(
+    episode: NDArray, step: NDArray | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the rows sorted by episode and step, and which end their episode."""
+    _, (episode,) = factorise([episode])
+    _refuse_missing("episode", episode)
+    if step is None:
+        order = np.argsort(episode, kind="stable")
+        last = np.diff(episode[order], append=-1) != 0
+        return order, last
+    if step.dtype.kind not in "iufmM":
+        raise TypeError(
+            "Column 'step' must hold numbers or times. Found dtype "
+            f"{step.dtype}. Convert it before fit."
+        )
+    values, (rank,) = factorise([step])
+    _refuse_missing("step", rank)
+    order = np.lexsort((rank, episode))
+    last = np.diff(episode[order], append=-1) != 0
+    gap = np.diff(rank[order], append=0)
+    again = ~last & (gap == 0)
+    if again.any():
+        count, _ = _count_first(again)
+        row = int(order[1:][again[:-1]].min())
+        raise ValueError(
+            f"Each step must occur once in an episode. Found {count} repeated, first "
+            f"at row {row}. Drop the repeated rows, or give each episode its own label."
+        )
+    # Of other steps than integers (times, say) nobody knows which are consecutive.
+    whole = values.dtype.kind in "iu" or (
+        values.dtype.kind == "f" and (values == np.floor(values)).all()
+    )
+    if whole:
+        jump = ~last & (np.diff(values[rank[order]], append=0) != 1)
+        if jump.any():
+            count, _ = _count_first(jump)
+            row = int(order[1:][jump[:-1]].min())
+            raise ValueError(
+                "Steps must be consecutive within an episode: without 'next_state', a "
+                f"missing row makes a false transition. Found {count} gaps, first "
+                f"before row {row}. Add the missing rows, or the column 'next_state'."
+            )
+    return order, last
+
+
+def _successors(
+    state: NDArray[np.int64],
+    order: NDArray[np.int64],
+    last: NDArray[np.bool_],
+    terminated: NDArray[np.bool_],
+    truncated: NDArray[np.bool_] | None,
+) -> NDArray[np.int64]:
+    """Return the state of the next row in the episode, -1 for the last row."""
+    for name, ended in (("terminated", terminated), ("truncated", truncated)):
+        if ended is None:
+            continue
+        early = ended[order] & ~last
+        if early.any():
+            count, _ = _count_first(early)
+            raise ValueError(
+                f"Only the last row of an episode may be {name}. Found {count} earlier "
+                f"ones, first at row {order[early].min()}. Give each episode its own "
+                "label in 'episode', and check 'step'."
+            )
+    successor = np.full(len(state), -1)
+    successor[order[:-1]] = np.where(last[:-1], -1, state[order[1:]])
+    return successor
+
+
+def _warn_dropped(keep: NDArray[np.bool_]) -> None:
+    count, row = _count_first(~keep)
+    if not keep.any():
+        raise ValueError(
+            "Transitions must have at least one row with a next state. Found none: "
+            f"all {count} rows end an episode without terminating. Give 'next_state'."
+        )
+    warnings.warn(
+        f"Dropped {count} of {len(keep)} rows, first row {row}: they end an episode "
+        "without terminating, so their next state is unknown. Give the column "
+        "'next_state' to keep them.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _refuse_missing(
+    name: str,
+    codes: NDArray[np.int64],
+    unless: NDArray[np.bool_] | None = None,
+    hint: str = "Drop these rows before fit.",
+) -> None:
+    if codes.min() >= 0:
+        return
+    missing = codes < 0 if unless is None else (codes < 0) & ~unless
+    if missing.any():
+        count, row = _count_first(missing)
+        where = "" if unless is None else " where 'terminated' is false"
+        raise ValueError(
+            f"Column '{name}' must not be missing{where}. Found {count} missing "
+            f"labels, first at row {row}. {hint}"
+        )
+
+
+def _count_first(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    return int(mask.sum()), int(mask.argmax())
