@@ -200,9 +200,14 @@ def train(
         temporary = state_path.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, state_path)
-        _write_manifest(out, config, device, step, state["seconds"])
+        manifest = {"config": asdict(config), "steps": step, **provenance}
+        manifest["hours"] = round(state["seconds"] / 3600, 3)
+        temporary = out / "manifest.tmp"
+        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+        os.replace(temporary, out / "manifest.json")
 
     began = time.monotonic()
+    provenance = _provenance(device)
     n_groups = config.groups_per_step
     stream = _stream(config, step, n_workers)
     bar = tqdm(total=config.n_steps, initial=step, unit="step", smoothing=0.02)
@@ -282,14 +287,11 @@ def _step_of(row: str) -> float:
         return math.inf  # half a line, cut off by the kill
 
 
-def _write_manifest(
-    out: Path, config: TrainConfig, device: torch.device, step: int, seconds: float
-) -> None:
-    manifest: dict[str, Any] = {
-        "config": asdict(config),
+def _provenance(device: torch.device) -> dict[str, Any]:
+    """Return what code and what machine train."""
+    cuda = device.type == "cuda"
+    return {
         "commit": _commit(),
-        "steps": step,
-        "hours": round(seconds / 3600, 3),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -297,13 +299,10 @@ def _write_manifest(
         },
         "hardware": (
             torch.cuda.get_device_name(device)
-            if device.type == "cuda"
+            if cuda
             else f"{os.cpu_count()} CPU cores"
         ),
     }
-    temporary = out / "manifest.tmp"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(temporary, out / "manifest.json")
 
 
 def _commit() -> str:
