@@ -9,6 +9,7 @@ is certainty equivalence with ties at random, and with the first of the ties.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,34 @@ def validate(network: Network, n_per_cell: int) -> dict:
     }
 
 
+def compare_devices(network: Network, device: str, n_per_cell: int) -> dict:
+    """Return how far the network on another device is from the CPU.
+
+    The share of states whose greedy actions agree, and the largest difference of
+    the policy and of the high plan's values (relative to their size).
+    """
+    agree, policy, value = [], [0.0], [0.0]
+    other = copy.deepcopy(network).to(device)
+    for _, _, batch, statistics in validation_set(n_per_cell):
+        exact = batch.to("cpu", torch.float32)
+        with torch.inference_mode():
+            here = compute_losses(network, exact, statistics)
+            there = compute_losses(
+                other, exact.to(device, torch.float32), statistics.to(device)
+            )
+        pi, q = there.policy.cpu(), there.q_high.cpu()
+        agree.append(((greedy(here.policy) > 0) == (greedy(pi) > 0)).all(-1).ravel())
+        policy.append(float((here.policy - pi).abs().max()))
+        size = 1 + here.q_high.abs()
+        value.append(float(((here.q_high - q).abs() / size).max()))
+    return {
+        "device": device,
+        "greedy_agreement": round(float(torch.cat(agree).float().mean()), 5),
+        "largest_policy_difference": max(policy),
+        "largest_relative_value_difference": max(value),
+    }
+
+
 def _summary(names: tuple[str, ...], scores: np.ndarray) -> dict:
     """Return the mean regret of each method with a bootstrap 95 % interval."""
     rng = np.random.default_rng(0)
@@ -136,8 +165,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--per-cell", type=int, default=64, help="processes a cell")
+    parser.add_argument("--compare", help="also compare this device with the CPU")
     arguments = parser.parse_args()
-    report = validate(averaged_network(arguments.run), arguments.per_cell)
+    network = averaged_network(arguments.run).eval()
+    report = validate(network, arguments.per_cell)
+    if arguments.compare:
+        report["devices"] = compare_devices(network, arguments.compare, _GROUP)
+        print(report["devices"])
     (arguments.run / "validation.json").write_text(json.dumps(report, indent=2) + "\n")
     print("regret: mean [95 % interval]")
     for row in [{"family": "all", "size": ""} | report["overall"], *report["cells"]]:

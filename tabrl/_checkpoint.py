@@ -139,7 +139,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{config.get('format')!r} and {config.get('architecture')!r}: another "
             "version of tabrl reads it."
         )
-    sizes = config.get("network")
+    sizes: Any = config.get("network")
     wrong = not isinstance(sizes, dict) or set(sizes) != set(_MAX_DIMENSION)
     if wrong or not all(
         type(sizes[name]) is int and 0 < sizes[name] <= most

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import numbers
 import os
 import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -243,7 +242,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         """
         codes = self._codes(states)
         level = QUANTILES[1] if quantile is None else quantile
-        if not (isinstance(level, numbers.Real) and 0.1 <= level <= 0.9):
+        if not 0.1 <= level <= 0.9:
             raise ValueError(f"quantile must lie in [0.1, 0.9]. Got {quantile!r}.")
         upper = 1 if level <= QUANTILES[1] else 2
         low, high = QUANTILES[upper - 1], QUANTILES[upper]
@@ -335,7 +334,10 @@ def _solve(
         tokens, posterior = network(features)
         process = SparseProcess(posterior, features)
         rewards = posterior.reward[:, 0].cpu().numpy()
-        q = np.stack([plan_sparse(process, r) for r in rewards])
+        middle = plan_sparse(process, rewards[1])
+        # The values of the other heads are near: they start from there.
+        others = [plan_sparse(process, r, middle.max(1)) for r in rewards[::2]]
+        q = np.stack([others[0], middle, others[1]])
         planned = torch.from_numpy(q[:, None]).to(device)
         decision = network.decide(tokens, features, planned)
     log_policy = decision.policy[0].cpu().numpy()
@@ -362,7 +364,7 @@ def _count(data: Transitions) -> Statistics:
 
 
 def _check_gamma(gamma: Any) -> float:
-    if isinstance(gamma, bool) or not isinstance(gamma, numbers.Real):
+    if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number):
         raise TypeError(f"gamma must be a number in [0, 1). Got {gamma!r}.")
     if not 0 <= gamma < 1:
         raise ValueError(f"gamma must lie in [0, 1). Got {gamma}.")
@@ -370,12 +372,12 @@ def _check_gamma(gamma: Any) -> float:
 
 
 def _check_reward_range(
-    reward_range: ArrayLike | None,
+    reward_range: Any,
 ) -> tuple[float, float] | None:
     if reward_range is None:
         return None
     try:
-        low, high = (float(end) for end in reward_range)  # type: ignore[union-attr]
+        low, high = (float(end) for end in reward_range)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"reward_range must be a pair of numbers or None. Got {reward_range!r}."

@@ -21,6 +21,8 @@ from tabrl._network import Posterior
 # A policy changes an action only for more than this share of the values' size;
 # without it, rounding makes policy iteration cycle among equal actions.
 _TIE = 1e-9
+# Residual of the solved values, as a share of their bound.
+_ACCURACY = 1e-11
 # Below this many states a dense solve is faster than an iterative one.
 _DENSE_STATES = 192
 
@@ -151,58 +153,76 @@ class SparseProcess:
         ahead += self.anywhere * v.mean()
         return r + self.gamma * ahead
 
-    def evaluate(self, r: NDArray, action: NDArray, guess: NDArray) -> NDArray:
-        """Return the values (S,) of deterministic actions (S,), warm-started."""
+    def evaluate(
+        self,
+        r: NDArray,
+        action: NDArray,
+        guess: NDArray,
+        accuracy: float = _ACCURACY,
+    ) -> NDArray:
+        """Return the values (S,) of deterministic actions (S,), warm-started.
+
+        The residual of the solution is below ``accuracy`` times the values' bound.
+        """
         n_states, n_actions = r.shape
         at = np.arange(n_states)
         reward = r[at, action]
-        chosen = self.edges[at * n_actions + action]
-        chosen = chosen + sparse.diags_array(self.itself[at, action])
-        chosen = chosen + self.siblings[at, action][:, None] * self.siblings_of
-        chosen = chosen + self.predecessors[at, action][:, None] * self.predecessors_of
+        edges = self.edges[at * n_actions + action]
+        itself = self.itself[at, action]
+        siblings = self.siblings[at, action]
+        predecessors = self.predecessors[at, action]
         anywhere = self.anywhere[at, action] / n_states
         if n_states <= _DENSE_STATES:
-            dense = chosen.toarray() + anywhere[:, None]
+            dense = edges.toarray() + np.diag(itself) + anywhere[:, None]
+            dense += siblings[:, None] * self.siblings_of.toarray()
+            dense += predecessors[:, None] * self.predecessors_of.toarray()
             return np.linalg.solve(np.eye(n_states) - self.gamma * dense, reward)
 
-        chosen = sparse.csr_array(chosen)
-
         def backup(v: NDArray) -> NDArray:
-            return chosen @ v + anywhere * v.sum()
+            ahead = edges @ v + itself * v + anywhere * v.sum()
+            ahead += siblings * (self.siblings_of @ v)
+            ahead += predecessors * (self.predecessors_of @ v)
+            return ahead
 
         system = LinearOperator(
             (n_states, n_states), matvec=lambda v: v - self.gamma * backup(v)
         )
         scale = np.abs(reward).max() / (1 - self.gamma)
-        v, _ = bicgstab(system, reward, x0=guess, rtol=1e-11, atol=0.0, maxiter=500)
+        v, _ = bicgstab(system, reward, x0=guess, rtol=accuracy, atol=0.0, maxiter=500)
         # Whatever the Krylov method left is removed by sweeps, which contract
         # always; usually the first check passes.
         for _ in range(100_000):
             swept = reward + self.gamma * backup(v)
-            done = np.abs(swept - v).max() <= 1e-11 * (1 + scale)
+            done = np.abs(swept - v).max() <= accuracy * (1 + scale)
             v = swept
             if done:
                 break
         return v
 
 
-def plan_sparse(process: SparseProcess, r: NDArray, n_sweeps: int = 20) -> NDArray:
+def plan_sparse(
+    process: SparseProcess, r: NDArray, guess: NDArray | None = None
+) -> NDArray:
     """Return the optimal action values (S, A) of one head by policy iteration.
 
-    ``r`` (S, A) is the head's reward. Ends when no action improves by more than
-    rounding; the bound on the loop only guards against rounding larger than that.
+    ``r`` (S, A) is the head's reward, ``guess`` (S,) values to start from. The first
+    policies are evaluated roughly, for they will change; the last one to
+    ``_ACCURACY``. Ends when no action improves by more than rounding; the bound on
+    the loop only guards against rounding larger than that.
     """
-    v = r.max(1)
-    for _ in range(n_sweeps):
+    v = r.max(1) if guess is None else guess
+    for _ in range(5):
         v = process.action_values(r, v).max(1)
     action = process.action_values(r, v).argmax(1)
     at = np.arange(len(r))
+    accuracy = 1e-3
     for _ in range(200):
-        v = process.evaluate(r, action, guess=v)
+        v = process.evaluate(r, action, v, accuracy)
         q = process.action_values(r, v)
         candidate = q.argmax(1)
         better = q[at, candidate] > q[at, action] + _TIE * (1 + np.abs(v).max())
-        if not better.any():
+        if not better.any() and accuracy <= _ACCURACY:
             break
+        accuracy = max(accuracy * 1e-2, _ACCURACY) if better.any() else _ACCURACY
         action = np.where(better, candidate, action)
     return q

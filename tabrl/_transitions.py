@@ -251,7 +251,7 @@ def _read_done(
             "Column 'done' is read as 'terminated' where 'truncated' is false. Give "
             "'terminated' to be sure.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         return done & ~truncated
     warnings.warn(
@@ -259,7 +259,7 @@ def _read_done(
         "cut an episode, values are biased: what would have followed counts as "
         "nothing. Give 'terminated' (and 'truncated') instead.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return done
 
@@ -371,7 +371,7 @@ def _warn_dropped(keep: NDArray[np.bool_]) -> None:
         "without terminating, so their next state is unknown. Give the column "
         "'next_state' to keep them.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
