@@ -1,15 +1,20 @@
 """Checkpoints: find, verify and load the pretrained network.
 
-A checkpoint is a folder with ``model.safetensors`` and ``config.json``; the latter
-names the format, the architecture, its dimensions and the sha256 of the weights.
+A checkpoint is a folder with ``model.safetensors`` and ``config.json``. The latter
+names the format, the architecture, its dimensions and the sha256 of the weights, and
+is checked before the weights are read or downloaded. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +26,50 @@ from safetensors.torch import save as save_tensors
 from tabrl._network import Network, NetworkConfig
 
 FORMAT = 1
+# The versions of tabrl that read FORMAT, for whoever meets it in an older one.
+READABLE_BY = ">=0.1.0"
 ARCHITECTURE = "tabrl-posterior"
 BUNDLED = Path(__file__).parent / "checkpoint"
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 # Larger dimensions than these are a broken or hostile file, not a model of ours.
 _MAX_DIMENSION = {"width": 4096, "n_layers": 64, "n_heads": 64, "mlp_ratio": 16}
+_MAX_CONFIG_BYTES = 2**20
 
-_lock = threading.Lock()
-_loaded: dict[tuple[str, str], Network] = {}
+# Networks by sha256, dimensions, device and dtype; commits by repository and revision.
+_loaded: dict[tuple, Network] = {}
+_commits: dict[tuple[str, str], str] = {}
+_locks: dict[str, threading.Lock] = {}
+if hasattr(os, "register_at_fork"):
+    # A lock that another thread holds during a fork would stay locked in the child.
+    os.register_at_fork(after_in_child=_locks.clear)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be found, read or trusted."""
 
 
-def load_network(checkpoint: str | os.PathLike[str], device: torch.device) -> Network:
+def load_network(
+    checkpoint: str | os.PathLike[str],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    allow_download: bool = True,
+) -> Network:
     """Return the network of a checkpoint, shared by all who ask for the same.
 
     Parameters
     ----------
     checkpoint : str or path
-        "auto" for the bundled checkpoint; a local folder, or a file in one; else
-        a repository of the Hugging Face Hub, "org/name" or "org/name@revision".
+        "auto" for the bundled checkpoint; a local folder, or a weights file with its
+        ``config.json`` beside it; else a repository of the Hugging Face Hub,
+        "org/name" or "org/name@revision". A process looks up the commit of a
+        repository once; later calls need no network.
     device : torch.device
         Where the weights go.
+    dtype : torch.dtype, default=torch.float32
+        Of the weights; float32 is what checkpoints hold.
+    allow_download : bool, default=True
+        False takes repositories from the cache of huggingface_hub alone, as does the
+        environment variable HF_HUB_OFFLINE.
 
     Returns
     -------
@@ -56,18 +81,60 @@ def load_network(checkpoint: str | os.PathLike[str], device: torch.device) -> Ne
     CheckpointError
         If it is missing, cannot be downloaded, or fails a check.
     """
-    folder = _resolve(checkpoint)
-    config = _read_config(folder / _CONFIG)
-    key = (config["sha256"], str(device))
-    with _lock:
+    device = torch.empty(0, device=device).device  # "cuda" is "cuda:0", say
+    with _opened(checkpoint, allow_download) as (source, config):
+        key = (config["sha256"], *config["network"].items(), str(device), dtype)
         if key not in _loaded:
-            _loaded[key] = _build(folder, config).to(device)
+            network = _build(source.path(source.weights), config)
+            _loaded[key] = network.to(device, dtype)
         return _loaded[key]
 
 
-def read_config(checkpoint: str | os.PathLike[str] = "auto") -> dict[str, Any]:
-    """Return the checked ``config.json`` of a checkpoint."""
-    return _read_config(_resolve(checkpoint) / _CONFIG)
+def fetch_checkpoint(
+    checkpoint: str | os.PathLike[str], allow_download: bool = True
+) -> Path:
+    """Return the folder of a checkpoint after all checks, downloaded if need be.
+
+    Parameters
+    ----------
+    checkpoint : str or path
+        As in `load_network`.
+    allow_download : bool, default=True
+        False takes repositories from the cache of huggingface_hub alone.
+
+    Returns
+    -------
+    Path
+        A folder that can be given as ``checkpoint``, where there is no network too.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, cannot be downloaded, or fails a check.
+
+    Examples
+    --------
+    >>> sorted(path.name for path in fetch_checkpoint("auto").glob("*.*s*"))
+    ['config.json', 'model.safetensors']
+    """
+    with _opened(checkpoint, allow_download) as (source, config):
+        path = source.path(source.weights)
+        _build(path, config)
+        return path.parent
+
+
+def read_config(
+    checkpoint: str | os.PathLike[str] = "auto", allow_download: bool = True
+) -> dict[str, Any]:
+    """Return the checked ``config.json`` of a checkpoint, as `load_network` finds it.
+
+    Examples
+    --------
+    >>> read_config("auto")["architecture"]
+    'tabrl-posterior'
+    """
+    with _opened(checkpoint, allow_download) as (_, config):
+        return config
 
 
 def save_network(network: Network, folder: Path, about: dict[str, Any]) -> None:
@@ -78,8 +145,9 @@ def save_network(network: Network, folder: Path, about: dict[str, Any]) -> None:
     weights = save_tensors(state)
     config = {
         "format": FORMAT,
+        "tabrl": READABLE_BY,
         "architecture": ARCHITECTURE,
-        "network": vars(network.config),
+        "network": asdict(network.config),
         "sha256": hashlib.sha256(weights).hexdigest(),
         **about,
     }
@@ -88,85 +156,281 @@ def save_network(network: Network, folder: Path, about: dict[str, Any]) -> None:
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _resolve(checkpoint: str | os.PathLike[str]) -> Path:
-    if checkpoint == "auto":
-        return BUNDLED
-    path = Path(checkpoint)
-    if path.is_dir():
-        return path
-    if path.is_file():
-        return path.parent
-    name, _, revision = str(checkpoint).partition("@")
-    if not isinstance(checkpoint, str) or name.count("/") != 1 or name[0] in "./~":
-        raise CheckpointError(
-            'checkpoint must be "auto", a local folder or file, or a Hub repository '
-            f'"org/name[@revision]". Got {str(checkpoint)!r}, which is none of these.'
+class _BadFileError(CheckpointError):
+    """A file that must not be trusted, and what is wrong with it."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path} {problem}")
+        self.path = path
+
+
+@dataclass
+class _Folder:
+    """A checkpoint in a local folder."""
+
+    folder: Path
+    weights: str = _WEIGHTS
+
+    def path(self, file: str) -> Path:
+        return self.folder / file
+
+    def keep(self) -> None:
+        """Nothing to remember."""
+
+    def explain(self, error: CheckpointError) -> str:
+        """Say how to mend it."""
+        bad = isinstance(error, _BadFileError)
+        return (
+            f"{error} Fetch it again, or use the bundled 'auto'." if bad else str(error)
         )
-    return _download(name, revision or None)
 
 
-def _download(name: str, revision: str | None) -> Path:
-    # Imported here: it takes a while, and the bundled checkpoint needs no network.
-    from huggingface_hub import constants, hf_hub_download
+@dataclass
+class _Repository:
+    """A checkpoint on the Hugging Face Hub, in the cache of its client."""
 
-    try:
-        paths = [
-            hf_hub_download(name, file, revision=revision)
-            for file in (_CONFIG, _WEIGHTS)
-        ]
-    except Exception as error:  # the client's errors share no base class
-        where = f"{name}@{revision}" if revision else name
-        raise CheckpointError(
-            f"Checkpoint {where!r} could not be had from the Hugging Face Hub "
-            f"({type(error).__name__}: {error}). Cache: {constants.HF_HUB_CACHE}. "
-            'Download it where there is a network and pass its folder, or use "auto".'
-        ) from error
-    return Path(paths[0]).parent
+    name: str
+    revision: str
+    allow_download: bool
+    weights: str = _WEIGHTS
+
+    def __post_init__(self) -> None:
+        # All files must come from one commit, whatever happens to the branch.
+        self.commit = _commits.get((self.name, self.revision))
+
+    def path(self, file: str) -> Path:
+        # Imported here: the bundled checkpoint needs no network.
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = hf_hub_download(
+                self.name,
+                file,
+                revision=self.commit or self.revision,
+                local_files_only=not self.allow_download,
+                library_name="tabrl",
+            )
+        except Exception as error:  # the client's errors share no base class
+            known, reason = self._reason(error, file)
+            raise CheckpointError(
+                f"Checkpoint {self.name!r} (file {file!r}, revision "
+                f"{self.revision!r}) must be on the Hugging Face Hub or in its cache: "
+                f"{reason} {self._cache()}"
+            ) from (None if known else error)
+        self.commit = Path(path).parent.name
+        return Path(path)
+
+    def keep(self) -> None:
+        """Remember the commit for later calls."""
+        if self.commit:
+            _commits[self.name, self.revision] = self.commit
+
+    def explain(self, error: CheckpointError) -> str:
+        _commits.pop((self.name, self.revision), None)
+        if not isinstance(error, _BadFileError):
+            return str(error)
+        # A later call must not stumble over it for ever. Which of the two is wrong, a
+        # sha256 that differs does not tell.
+        files = {error.path, error.path.with_name(_CONFIG)}
+        removed = all([_remove_with_targets(path) for path in files])
+        return (
+            f"Checkpoint {self.name!r} (file {error.path.name!r}, revision "
+            f"{self.revision!r}) is broken: {error} "
+            f"{'It was removed from' if removed else 'Remove it from'} the cache: "
+            "try again; if that does not help, tell its publisher or choose another "
+            f"revision. {self._cache()}"
+        )
+
+    def _cache(self) -> str:
+        from huggingface_hub import constants
+
+        return (
+            f'Cache folder: {constants.HF_HUB_CACHE}. checkpoint="auto" needs no '
+            "network."
+        )
+
+    def _reason(self, error: Exception, file: str) -> tuple[bool, str]:
+        """Return whether the error is one that we know, and what it means."""
+        from huggingface_hub import constants, errors
+
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        cause: BaseException = error
+        if isinstance(error, errors.GatedRepoError):
+            return True, (
+                "access to it must be granted. Ask for it on its page, then log in "
+                "with 'hf auth login' or set HF_TOKEN."
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return True, "it has no such revision. Its page lists those there are."
+        if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+            return True, (
+                "there is none of this name, or it is private, nor is there a local "
+                "folder of this name. Check the name, or log in with 'hf auth login' "
+                "or set HF_TOKEN."
+            )
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            if constants.HF_HUB_OFFLINE or not self.allow_download:
+                return True, (
+                    "it is not in the cache, and allow_download=False or "
+                    "HF_HUB_OFFLINE forbids to download it. Run 'tabrl download "
+                    f"{self.name}@{self.revision}' where that is allowed."
+                )
+            cause = error.__cause__ or error
+        elif isinstance(error, errors.EntryNotFoundError):
+            return True, f"it has no {file!r}, so it is not a checkpoint of tabrl."
+        text = " ".join(f"{type(cause).__name__}: {cause}".split())
+        return False, (
+            f"the download from {constants.ENDPOINT} failed ({text}). Check the "
+            "network, proxies and HF_ENDPOINT, and try again."
+        )
+
+
+@contextlib.contextmanager
+def _opened(
+    checkpoint: str | os.PathLike[str], allow_download: bool
+) -> Iterator[tuple[_Folder | _Repository, dict[str, Any]]]:
+    """Find a checkpoint and read its config, one caller at a time."""
+    name = os.fspath(checkpoint) if isinstance(checkpoint, os.PathLike) else checkpoint
+    if not isinstance(name, str):
+        raise TypeError(f"checkpoint must be a string or a path. Got {checkpoint!r}.")
+    with _locks.setdefault(name, threading.Lock()):
+        source = _find(name, allow_download)
+        try:
+            yield source, _read_config(source.path(_CONFIG))
+        except CheckpointError as error:
+            raise CheckpointError(source.explain(error)) from error.__cause__
+        source.keep()
+
+
+def _find(name: str, allow_download: bool) -> _Folder | _Repository:
+    if name == "auto":
+        return _Folder(BUNDLED)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _Folder(path)
+    if path.is_file():
+        if path.name == _CONFIG:
+            return _Folder(path.parent)
+        if path.suffix == ".safetensors":
+            return _Folder(path.parent, path.name)
+    elif match := re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./+-]*))?", name):
+        if ".." not in name:  # git has no such names; paths do
+            return _Repository(match[1], match[2] or "main", allow_download)
+    raise CheckpointError(
+        'checkpoint must be "auto", a local folder with config.json and '
+        "model.safetensors, one of these two files, or a repository of the Hugging "
+        f'Face Hub, "org/name" or "org/name@revision". Got {name!r}, which is '
+        f"{'another file' if path.is_file() else 'none of these'}."
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError(f"more than {_MAX_CONFIG_BYTES} bytes")
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        raise _BadFileError(path, f"must be a readable JSON file: {error}.") from None
+    if not isinstance(config, dict) or type(config.get("format")) is not int:
+        raise _BadFileError(path, "must hold a JSON object with a number 'format'.")
+    if config["format"] > FORMAT:
+        reader = re.fullmatch(r"[\d.,<>=!~ ]{1,40}", str(config.get("tabrl")))
         raise CheckpointError(
-            f"{path} must be a readable JSON file: {error}."
-        ) from error
-    if not isinstance(config, dict) or not isinstance(config.get("sha256"), str):
-        raise CheckpointError(f"{path} must hold a JSON object that names 'sha256'.")
-    if config.get("format") != FORMAT or config.get("architecture") != ARCHITECTURE:
-        raise CheckpointError(
-            f"{path} must be of format {FORMAT}, architecture {ARCHITECTURE!r}. Got "
-            f"{config.get('format')!r} and {config.get('architecture')!r}: another "
-            "version of tabrl reads it."
+            f"{path} is of format {config['format']}; this version of tabrl reads "
+            f"format {FORMAT}. Upgrade: pip install -U "
+            f"'tabrl{reader[0] if reader else ''}'."
+        )
+    if config["format"] != FORMAT or config.get("architecture") != ARCHITECTURE:
+        raise _BadFileError(
+            path,
+            f"must be of format {FORMAT} and architecture {ARCHITECTURE!r}. Got "
+            f"{config['format']} and {config.get('architecture')!r:.80}.",
+        )
+    if not re.fullmatch(r"[0-9a-f]{64}", str(config.get("sha256"))):
+        raise _BadFileError(
+            path, f"must give the sha256 of the weights. Got {config.get('sha256')!r}."
         )
     sizes: Any = config.get("network")
     wrong = not isinstance(sizes, dict) or set(sizes) != set(_MAX_DIMENSION)
-    if wrong or not all(
-        type(sizes[name]) is int and 0 < sizes[name] <= most
-        for name, most in _MAX_DIMENSION.items()
+    if (
+        wrong
+        or not all(
+            type(sizes[name]) is int and 0 < sizes[name] <= most
+            for name, most in _MAX_DIMENSION.items()
+        )
+        or sizes["width"] % sizes["n_heads"]
     ):
-        raise CheckpointError(
-            f"{path}: 'network' must give {', '.join(_MAX_DIMENSION)}, each a positive "
-            f"integer of at most {list(_MAX_DIMENSION.values())}. Got {sizes!r}."
+        most = ", ".join(f"{name} <= {m}" for name, m in _MAX_DIMENSION.items())
+        raise _BadFileError(
+            path,
+            f"must give in 'network' positive integers {most}, n_heads dividing width. "
+            f"Got {sizes!r:.200}.",
         )
     return config
 
 
-def _build(folder: Path, config: dict[str, Any]) -> Network:
-    path = folder / _WEIGHTS
+def _build(path: Path, config: dict[str, Any]) -> Network:
+    """Read and verify the weights; memory is bounded by the size of the file."""
+    sizes = config["network"]
+    # The MLPs alone hold this much; all of a layer is at most 18 times as much.
+    least = 4 * sizes["n_layers"] * sizes["width"] ** 2 * sizes["mlp_ratio"]
     try:
+        n_bytes = path.stat().st_size
+        if not least <= n_bytes <= 32 * least + 2**20:
+            raise _BadFileError(
+                path, f"must have the size that {_CONFIG} implies. Got {n_bytes} bytes."
+            )
         weights = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path} must be a readable file: {error}.") from error
+        raise _BadFileError(path, f"must be a readable file: {error}.") from None
     found = hashlib.sha256(weights).hexdigest()
     if found != config["sha256"]:
-        raise CheckpointError(
-            f"{path} must have the sha256 of its config.json, {config['sha256']}. Got "
-            f"{found}: the file is damaged or not the one described. Fetch it again."
+        raise _BadFileError(
+            path,
+            f"must have the sha256 that {_CONFIG} gives, {config['sha256']}. Got "
+            f"{found}: the file is damaged, or another one.",
         )
-    network = Network(NetworkConfig(**config["network"]))
     try:
-        network.load_state_dict(load_tensors(weights), strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not hold this network: {error}") from error
+        tensors = load_tensors(weights)
+    except SafetensorError as error:
+        raise _BadFileError(path, f"must be a safetensors file: {error}.") from None
+    with torch.random.fork_rng(devices=[]):  # the initial weights draw numbers
+        network = Network(NetworkConfig(**sizes))
+    wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
+    given = {name: tuple(t.shape) for name, t in tensors.items()}
+    if wanted != given:
+        parts = {
+            "missing": wanted.keys() - given.keys(),
+            "unknown": given.keys() - wanted.keys(),
+            "of another shape": {
+                name for name in wanted.keys() & given if wanted[name] != given[name]
+            },
+        }
+        raise _BadFileError(
+            path,
+            "must hold exactly the tensors of the network. "
+            + " ".join(
+                f"{len(names)} {what}, for example {min(names)!r:.80}."
+                for what, names in parts.items()
+                if names
+            ),
+        )
+    if not all(
+        t.dtype == torch.float32 and t.isfinite().all() for t in tensors.values()
+    ):
+        raise _BadFileError(path, "must hold finite numbers of type float32.")
+    network.load_state_dict(tensors)
     return network.eval().requires_grad_(False)
+
+
+def _remove_with_targets(path: Path) -> bool:
+    """Remove a file of the cache, and the files that it is a symbolic link to."""
+    try:
+        while path.is_symlink():
+            target = path.parent / os.readlink(path)
+            path.unlink()
+            path = target
+        path.unlink(missing_ok=True)
+    except OSError:  # a cache that is not ours to write
+        return False
+    return True

@@ -158,6 +158,9 @@ def build_features(batch: StatisticsBatch) -> Features:
     n_safe = batch.n.clamp(min=1e-12)
 
     mean_reward = torch.where(visited, batch.reward_sum / n_safe, 0.0)
+    # Rewards that cancel leave rounding, which depends on the order of the rows.
+    rms_reward = (batch.reward_sq_sum / n_safe).sqrt()
+    mean_reward = torch.where(mean_reward.abs() > 1e-12 * rms_reward, mean_reward, 0.0)
     declared = torch.isfinite(batch.reward_range).all(-1)
     low, high = torch.nan_to_num(batch.reward_range).unbind(-1)
     scale = torch.where(

@@ -5,25 +5,36 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from tabrl._checkpoint import load_network
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._labels import as_labels, encode, factorise
 from tabrl._network import QUANTILES, Network
+from tabrl._persistence import (
+    pack_random_state,
+    read,
+    statistics_from_arrays,
+    statistics_to_arrays,
+    unpack_random_state,
+    write,
+)
 from tabrl._planning import SparseProcess, plan_sparse
 from tabrl._statistics import Statistics
 from tabrl._transitions import Transitions, read_transitions
 
 # Actions whose log-probabilities differ by less are as good as each other.
 _TIE = 1e-5
+# The fitted arrays that a saved policy holds, besides the statistics.
+_TABLES = ("states_", "actions_", "_values", "_policy", "_greedy")
 
 
 class OfflinePolicyEstimator(BaseEstimator):
@@ -77,6 +88,10 @@ class OfflinePolicyEstimator(BaseEstimator):
     >>> policy.actions_
     array(['wait', 'walk'], dtype=object)
     """
+
+    # For metadata routing the states are the X of predict, not something beside it.
+    __metadata_request__predict: ClassVar = {"states": UNUSED}
+    __metadata_request__predict_proba: ClassVar = {"states": UNUSED}
 
     def __init__(
         self,
@@ -158,12 +173,10 @@ class OfflinePolicyEstimator(BaseEstimator):
         data = self._read(X, y, reward, next_state, terminated)
         if not hasattr(self, "statistics_"):
             return self._plan(data.states, data.actions, _count(data))
-        states, (old_state, new_state) = factorise([self.states_, data.states])
-        actions, (old_action, new_action) = factorise([self.actions_, data.actions])
-        size = (len(states), len(actions))
-        old = self.statistics_.relabel(old_state, old_action, *size)
-        new = _count(data).relabel(new_state, new_action, *size)
-        added = actions[np.setdiff1d(new_action, old_action)]
+        states, actions, statistics = _merge(
+            self.states_, self.actions_, self.statistics_, data
+        )
+        added = actions[encode(actions, self.actions_) < 0]
         if len(added):
             warnings.warn(
                 f"partial_fit adds {len(added)} actions not seen before: "
@@ -171,7 +184,7 @@ class OfflinePolicyEstimator(BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        return self._plan(states, actions, old + new)
+        return self._plan(states, actions, statistics)
 
     def predict(self, states: Any) -> NDArray:
         """Return the most probable action of each state.
@@ -191,7 +204,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         ValueError
             If a state is not in the log.
         """
-        return self.actions_[self._greedy[self._codes(states)]]
+        codes = self._codes(states)
+        return self.actions_[self._greedy[codes]]
 
     def predict_proba(self, states: Any) -> NDArray[np.float64]:
         """Return the policy: the probability with which to take each action.
@@ -214,7 +228,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         ValueError
             If a state is not in the log.
         """
-        return self._policy[self._codes(states)]
+        codes = self._codes(states)
+        return self._policy[codes]
 
     def action_values(
         self, states: Any, quantile: float | None = None
@@ -249,6 +264,91 @@ class OfflinePolicyEstimator(BaseEstimator):
         share = (level - low) / (high - low)
         values = self._values[:, codes]
         return (1 - share) * values[upper - 1] + share * values[upper]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted policy to one file that holds no pickle.
+
+        Parameters
+        ----------
+        path : str or path
+            Replaced if there is such a file; a failure leaves it as it was.
+
+        Raises
+        ------
+        TypeError
+            If a label is not a bool, int, float, string, date or a tuple of these.
+        """
+        check_is_fitted(self)
+        low_high = _check_reward_range(self.reward_range)
+        parameters = {
+            "gamma": float(self.gamma),
+            "checkpoint": os.fspath(self.checkpoint),
+            "device": str(self.device),
+            "reward_range": low_high and list(low_high),
+            "random_state": pack_random_state(self.random_state),
+        }
+        tables = {name: getattr(self, name) for name in _TABLES}
+        arrays = tables | statistics_to_arrays(self.statistics_)
+        write(path, "OfflinePolicyEstimator", {"parameters": parameters}, arrays)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        device: str | torch.device | None = None,
+    ) -> OfflinePolicyEstimator:
+        """Read a policy that `save` wrote; it answers exactly as the saved one.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        device : str or torch.device, optional
+            Where `partial_fit` runs the network from now on. By default where it ran
+            before, or "auto" if torch cannot use that here.
+
+        Returns
+        -------
+        OfflinePolicyEstimator
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If the file holds no such policy, or one of a newer format.
+        """
+        meta, arrays = read(path, "OfflinePolicyEstimator")
+        try:
+            parameters = dict(meta["parameters"])
+            if parameters["reward_range"] is not None:
+                parameters["reward_range"] = tuple(parameters["reward_range"])
+            packed = parameters["random_state"]
+            parameters["random_state"] = unpack_random_state(packed)
+            policy = cls(**parameters)
+            size = (len(arrays["states_"]), len(arrays["actions_"]))
+            policy.statistics_ = statistics_from_arrays(arrays, *size)
+            policy.n_transitions_ = int(policy.statistics_.n.sum())
+            for name in _TABLES:
+                setattr(policy, name, arrays[name])
+            shapes = [table.shape for table in (policy._values, policy._policy)]
+            greedy = policy._greedy
+            if shapes != [(3, *size), size] or greedy.shape != size[:1]:
+                raise ValueError("tables of different sizes")
+            if not ((0 <= greedy) & (greedy < size[1])).all():
+                raise ValueError("an action that is not there")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} must hold a policy whole. Found it damaged: "
+                f"{error!r:.200}. Save it again."
+            ) from None
+        if device is not None:
+            policy.device = device
+        else:
+            try:
+                _check_device(policy.device)
+            except ValueError:
+                policy.device = "auto"
+        return policy
 
     def _read(self, X: Any, y: Any, *columns: Any) -> Transitions:
         """Check the parameters that the data must agree with, then the data."""
@@ -363,6 +463,18 @@ def _count(data: Transitions) -> Statistics:
     )
 
 
+def _merge(
+    states: NDArray, actions: NDArray, statistics: Statistics, data: Transitions
+) -> tuple[NDArray, NDArray, Statistics]:
+    """Return labels and statistics of what was counted and of new data together."""
+    states, (old_state, new_state) = factorise([states, data.states])
+    actions, (old_action, new_action) = factorise([actions, data.actions])
+    size = (len(states), len(actions))
+    old = statistics.relabel(old_state, old_action, *size)
+    new = _count(data).relabel(new_state, new_action, *size)
+    return states, actions, old + new
+
+
 def _check_gamma(gamma: Any) -> float:
     if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number):
         raise TypeError(f"gamma must be a number in [0, 1). Got {gamma!r}.")
@@ -408,4 +520,4 @@ def _some(labels: NDArray) -> str:
     """Return the first few of the distinct labels, for a message."""
     distinct = list(dict.fromkeys(labels.tolist()))
     shown = ", ".join(repr(label) for label in distinct[:5])
-    return shown + (", ..." if len(distinct) > 5 else "")
+    return shown + (f" and {len(distinct) - 5} more" if len(distinct) > 5 else "")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, bicgstab
+from scipy.sparse.linalg import LinearOperator, bicgstab, splu
 from torch import Tensor
 
 from tabrl._features import Features
@@ -143,6 +143,7 @@ class SparseProcess:
         self.predecessors = array(posterior.predecessors)[0]
         self.anywhere = array(posterior.anywhere)[0]
         self.gamma = float(features.gamma)
+        self.mixes_slowly = False  # found out while solving
 
     def action_values(self, r: NDArray, v: NDArray) -> NDArray:
         """Return q = r + gamma P v, (S, A)."""
@@ -188,16 +189,25 @@ class SparseProcess:
             (n_states, n_states), matvec=lambda v: v - self.gamma * backup(v)
         )
         scale = np.abs(reward).max() / (1 - self.gamma)
-        v, _ = bicgstab(system, reward, x0=guess, rtol=accuracy, atol=0.0, maxiter=500)
-        # Whatever the Krylov method left is removed by sweeps, which contract
-        # always; usually the first check passes.
-        for _ in range(100_000):
-            swept = reward + self.gamma * backup(v)
-            done = np.abs(swept - v).max() <= accuracy * (1 + scale)
-            v = swept
-            if done:
-                break
-        return v
+        v = guess
+        for _ in range(0 if self.mixes_slowly else 3):
+            v, _ = bicgstab(system, reward, x0=v, rtol=accuracy, atol=0.0, maxiter=200)
+            residual = np.abs(reward - system.matvec(v)).max()
+            if residual <= accuracy * (1 + scale):
+                return v
+        # Where Krylov methods are slow, on long chains and large grids, the process
+        # is local and its factors stay sparse; where factors fill, it mixes fast.
+        self.mixes_slowly = True
+        chosen = edges + sparse.diags_array(itself)
+        chosen = chosen + sparse.diags_array(siblings) @ self.siblings_of
+        chosen = chosen + sparse.diags_array(predecessors) @ self.predecessors_of
+        factors = splu(
+            sparse.csc_array(sparse.eye_array(n_states) - self.gamma * chosen)
+        )
+        # "Anywhere" has rank one: the formula of Sherman and Morrison (1950).
+        direct, shared = factors.solve(np.stack([reward, anywhere], 1)).T
+        ahead = self.gamma * direct.sum() / (1 - self.gamma * shared.sum())
+        return direct + ahead * shared
 
 
 def plan_sparse(
@@ -207,22 +217,22 @@ def plan_sparse(
 
     ``r`` (S, A) is the head's reward, ``guess`` (S,) values to start from. The first
     policies are evaluated roughly, for they will change; the last one to
-    ``_ACCURACY``. Ends when no action improves by more than rounding; the bound on
-    the loop only guards against rounding larger than that.
+    ``_ACCURACY``. Between two evaluations come sweeps of value iteration, more and
+    more of them: without them a far reward draws near one state per policy. Ends when
+    no action improves by more than rounding; the bound on the loop only guards
+    against rounding larger than that.
     """
     v = r.max(1) if guess is None else guess
-    for _ in range(5):
-        v = process.action_values(r, v).max(1)
-    action = process.action_values(r, v).argmax(1)
     at = np.arange(len(r))
     accuracy = 1e-3
-    for _ in range(200):
+    for i in range(200):
+        for _ in range(min(5 * 2 ** max(i - 3, 0), 2000)):
+            v = process.action_values(r, v).max(1)
+        action = process.action_values(r, v).argmax(1)
         v = process.evaluate(r, action, v, accuracy)
         q = process.action_values(r, v)
-        candidate = q.argmax(1)
-        better = q[at, candidate] > q[at, action] + _TIE * (1 + np.abs(v).max())
+        better = q.max(1) > q[at, action] + _TIE * (1 + np.abs(v).max())
         if not better.any() and accuracy <= _ACCURACY:
             break
         accuracy = max(accuracy * 1e-2, _ACCURACY) if better.any() else _ACCURACY
-        action = np.where(better, candidate, action)
     return q

@@ -1,0 +1,128 @@
+"""Time and memory of fit, each measured in a process of its own.
+
+`python tests/test_speed.py table` prints the figures of the large table, `python
+tests/test_speed.py log` those of the bundled log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+N_ROWS, N_STATES, N_ACTIONS, N_NEXT = 1_000_000, 1000, 10, 5
+
+
+def garnet_table() -> pd.DataFrame:
+    """Draw rows of a random process: every pair has 5 successors and a noisy reward."""
+    rng = np.random.default_rng(0)
+    successors = rng.integers(N_STATES, size=(N_STATES, N_ACTIONS, N_NEXT))
+    reward = rng.normal(size=(N_STATES, N_ACTIONS))
+    state = rng.integers(N_STATES, size=N_ROWS)
+    action = rng.integers(N_ACTIONS, size=N_ROWS)
+    which = rng.integers(N_NEXT, size=N_ROWS)
+    return pd.DataFrame(
+        {
+            "state": state,
+            "action": action,
+            "reward": reward[state, action] + 0.1 * rng.normal(size=N_ROWS),
+            "next_state": successors[state, action, which],
+            "terminated": rng.random(N_ROWS) < 0.001,
+        }
+    )
+
+
+def resident_bytes(name: str) -> int:
+    """Return a line of /proc/self/status: VmRSS is the memory now, VmHWM its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(name)]
+    return 1024 * int(line.split()[1])
+
+
+def seconds(call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def measure_table() -> dict[str, float]:
+    from tabrl import OfflinePolicyEstimator
+
+    table = garnet_table()
+    estimator = OfflinePolicyEstimator()
+    estimator.fit(table.head(1000))  # loads libraries and the checkpoint
+    # tracemalloc does not see torch, so this is the peak of the whole process.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes("VmRSS")
+    estimator.fit(table)
+    extra = resident_bytes("VmHWM") - before
+
+    def group():
+        table.groupby(["state", "action", "next_state"]).agg(
+            n=("reward", "size"),
+            total=("reward", "sum"),
+            n_terminated=("terminated", "sum"),
+        )
+
+    group()
+    # In turns, so that a load on the machine falls on both.
+    times = [(seconds(lambda: estimator.fit(table)), seconds(group)) for _ in range(3)]
+    fit, pandas = map(statistics.median, zip(*times, strict=True))
+    return {
+        "fit_seconds": fit,
+        "pandas_seconds": pandas,
+        "ratio": fit / pandas,
+        "extra_per_table": extra / table.memory_usage().sum(),
+    }
+
+
+def measure_log() -> dict[str, float]:
+    """Measure the first fit and predict in a process, with loading the checkpoint."""
+    from tabrl import OfflinePolicyEstimator
+
+    table = pd.read_csv(ROOT / "examples" / "data" / "frozenlake_random.csv")
+    estimator = OfflinePolicyEstimator()
+    return {
+        "fit_predict_seconds": seconds(lambda: estimator.fit(table).predict(range(16)))
+    }
+
+
+def measured(what: str) -> dict[str, float]:
+    """Return the figures of a new process on one core, as pandas uses one."""
+    run = subprocess.run(
+        [sys.executable, __file__, what],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_million_rows_take_three_group_bys_of_time_and_three_tables_of_memory():
+    figures = measured("table")
+    assert figures["extra_per_table"] < 3, figures
+    if figures["ratio"] > 3:
+        figures = measured("table")  # other processes share the machine
+    assert figures["ratio"] <= 3, figures
+
+
+def test_fit_and_predict_of_the_bundled_log_take_a_second():
+    best = min(measured("log")["fit_predict_seconds"] for _ in range(2))
+    assert best < 1
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_table() if sys.argv[1] == "table" else measure_log()))
