@@ -166,8 +166,8 @@ def _validation(report: dict[str, Any]) -> str:
     rows = [{"family": "all", "size": "all"} | report["overall"], *report["cells"]]
     shares = [100 * report[f"below_{head}"] for head in ("low", "middle", "high")]
     lines = [
-        f"Normalised regret (0: optimal, 1: uniform policy) on {report['n_processes']} "
-        "processes of the prior that training never saw, mean with 95 % bootstrap "
+        "Normalised regret (0: optimal, 1: uniform policy, capped at 2) on "
+        f"{report['n_processes']} processes of the prior that training never saw, mean with 95 % bootstrap "
         "interval; `size` is the length of the log. The control is certainty "
         "equivalence with ties at random.",
         "",
@@ -204,7 +204,7 @@ def _failures(report: dict[str, Any] | None) -> str:
 
 
 def _interval(score: list[float]) -> str:
-    mean, low, high = score
+    mean, low, high = (round(end, 3) + 0.0 for end in score)  # no minus zero
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
