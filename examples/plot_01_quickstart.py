@@ -83,6 +83,15 @@ print(f"   tabrl                      {learned_v[start]:.3f}")
 print(f"   optimum                    {optimal_v[start]:.3f}")
 
 # %%
+# The network says how sure it is, too: the tenth, the median and the ninetieth
+# percentile of what acting optimally from the start tile may be worth.
+
+low, middle, high = (
+    policy.action_values([start], quantile).max() for quantile in (0.1, 0.5, 0.9)
+)
+print(f"\nEstimated from the log: {middle:.3f}, 80 % interval {low:.3f} to {high:.3f}")
+
+# %%
 # Three views of the lake: what the policy does, what it is worth from each tile, and
 # how often the log has been there.
 

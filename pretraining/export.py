@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pretraining.prior import FAMILIES
-from tabrl._checkpoint import fetch_checkpoint, save_network
+from tabrl._checkpoint import CheckpointError, fetch_checkpoint, save_network
 from tabrl._network import Network, NetworkConfig
 
 _FILES = ("model.safetensors", "config.json", "README.md")
@@ -167,9 +167,9 @@ def _validation(report: dict[str, Any]) -> str:
     shares = [100 * report[f"below_{head}"] for head in ("low", "middle", "high")]
     lines = [
         "Normalised regret (0: optimal, 1: uniform policy, capped at 2) on "
-        f"{report['n_processes']} processes of the prior that training never saw, mean with 95 % bootstrap "
-        "interval; `size` is the length of the log. The control is certainty "
-        "equivalence with ties at random.",
+        f"{report['n_processes']} processes of the prior that training never saw, "
+        "mean with 95 % bootstrap interval; `size` is the length of the log. The "
+        "control is certainty equivalence with ties at random.",
         "",
         "| family | size | sampled | greedy | control |",
         "|---|---:|---:|---:|---:|",
@@ -222,18 +222,30 @@ def push_to_hub(folder: Path, repository: str) -> str:
     -------
     str
         "org/name@commit".
+
+    Raises
+    ------
+    CheckpointError
+        If the folder fails a check, which is done first, or the Hub refuses it.
     """
     from huggingface_hub import HfApi
 
     fetch_checkpoint(folder)
     api = HfApi(library_name="tabrl")
-    api.create_repo(repository, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repository,
-        folder_path=folder,
-        allow_patterns=list(_FILES),
-        commit_message="Publish a tabrl checkpoint",
-    )
+    try:
+        api.create_repo(repository, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=list(_FILES),
+            commit_message="Publish a tabrl checkpoint",
+        )
+    except Exception as error:  # the client's errors share no base class
+        raise CheckpointError(
+            f"{folder} could not be published as {repository!r} at {api.endpoint} "
+            f"({type(error).__name__}: {' '.join(str(error).split())}). Log in with "
+            "'hf auth login', or set HF_TOKEN, with a token that may write there."
+        ) from error
     return f"{repository}@{commit.oid}"
 
 

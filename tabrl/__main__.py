@@ -206,9 +206,16 @@ def _batches(path: Path) -> Iterator[Any]:
                 strings_can_be_null=True, quoted_strings_can_be_null=False
             )
             try:
-                yield arrow_csv.read_csv(path, convert_options=options)
+                table = arrow_csv.read_csv(path, convert_options=options)
+                chosen = _choose(table.column_names)
+                pair = [chosen[c] for c in ("state", "next_state") if c in chosen]
+                types = {table.schema.field(name).type for name in pair}
+                if pa.string() in types and len(types) > 1:  # "3" here, "end" there
+                    options.column_types = dict.fromkeys(pair, pa.string())
+                    table = arrow_csv.read_csv(path, convert_options=options)
             except pa.ArrowInvalid as error:
                 raise ValueError(f"{path} must be a CSV file: {error}") from error
+            yield table
         else:
             raise ValueError(f"LOG must end in .csv or .parquet. Got {path}.")
 

@@ -200,14 +200,14 @@ class _Repository:
 
     def path(self, file: str) -> Path:
         # Imported here: the bundled checkpoint needs no network.
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import constants, hf_hub_download
 
         try:
             path = hf_hub_download(
                 self.name,
                 file,
                 revision=self.commit or self.revision,
-                local_files_only=not self.allow_download,
+                local_files_only=constants.HF_HUB_OFFLINE or not self.allow_download,
                 library_name="tabrl",
             )
         except Exception as error:  # the client's errors share no base class
@@ -306,7 +306,7 @@ def _find(name: str, allow_download: bool) -> _Folder | _Repository:
     if name == "auto":
         return _Folder(BUNDLED)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return _Folder(path)
     if path.is_file():
         if path.name == _CONFIG:
@@ -329,8 +329,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise ValueError(f"more than {_MAX_CONFIG_BYTES} bytes")
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _BadFileError(path, f"must be a readable JSON file: {error}.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} must be a readable file: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise _BadFileError(path, f"must be a JSON file: {error}.") from None
     if not isinstance(config, dict) or type(config.get("format")) is not int:
         raise _BadFileError(path, "must hold a JSON object with a number 'format'.")
     if config["format"] > FORMAT:
@@ -382,7 +384,7 @@ def _build(path: Path, config: dict[str, Any]) -> Network:
             )
         weights = path.read_bytes()
     except OSError as error:
-        raise _BadFileError(path, f"must be a readable file: {error}.") from None
+        raise CheckpointError(f"{path} must be a readable file: {error}.") from None
     found = hashlib.sha256(weights).hexdigest()
     if found != config["sha256"]:
         raise _BadFileError(

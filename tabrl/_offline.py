@@ -374,6 +374,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         """Check the parameters, run network and planning, keep tables of results."""
         gamma = _check_gamma(self.gamma)
         reward_range = _check_reward_range(self.reward_range)
+        if reward_range is not None:
+            _check_means(statistics, *reward_range)
         device = _check_device(self.device)
         rng = check_random_state(self.random_state)
         network = load_network(self.checkpoint, device)
@@ -502,16 +504,31 @@ def _check_reward_range(
     return low, high
 
 
+def _check_means(statistics: Statistics, low: float, high: float) -> None:
+    """Refuse a range that was narrowed after rewards outside of it were seen."""
+    mean = statistics.reward_sum / statistics.n
+    slack = 1e-9 * max(abs(low), abs(high))
+    outside = (mean < low - slack) | (mean > high + slack)
+    if outside.any():
+        raise ValueError(
+            f"Rewards must lie in reward_range ({low}, {high}). Those seen before do "
+            f"not: {int(outside.sum())} state-action pairs have a mean outside, the "
+            f"first {mean[outside][0]:.6g}. Widen reward_range, pass None, or fit anew."
+        )
+
+
 def _check_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        # Planning needs float64 and what it returns: not every device has both.
+        torch.empty(0, dtype=torch.float64, device=chosen).cpu()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(
             'device must be "auto" or one that torch can use here. '
-            f'Got {str(device)!r}: {str(error).splitlines()[0]}. "cpu" always works.'
+            f"Got {str(device)!r}: {str(error).splitlines()[0].rstrip('.')}. "
+            '"cpu" always works.'
         ) from error
     return chosen
 

@@ -521,7 +521,6 @@ def test_command_line_prints_tables_and_writes_rows(tmp_path, capsys):
     assert len(path.read_text().splitlines()) == 12 * 2 * 8
 
 
-@pytest.mark.skip(reason="Enable when tabrl.OfflinePolicyEstimator has a checkpoint.")
 def test_quick_benchmark_of_tabrl_end_to_end(capsys):
     main(["offline", "--quick", "--gamma=0.95", "--jobs=1"])
     printed = capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -270,15 +271,17 @@ def test_posterior_rows_are_at_most_distributions(network, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_high_head_is_optimistic_and_the_low_one_is_not(seed):
-    # Optimism has a floor: exploration must not give up before the data say so.
     network = random_network(seed)
     for parameter in network.unseen_head.parameters():
         parameter.zero_()
+    # The least optimism that the weights can express: it has a floor, so that
+    # exploration does not give up before the data say so.
+    network.posterior_head.bias[-1] = -1e3
     features = build_features(statistics_batch(**draw_arrays(seed)))
     _, posterior = network(features)
     low, middle, high = posterior.reward
     assert (low < middle).all()
-    assert (high >= middle + 0.05 / (features.n + 1).sqrt()).all()
+    torch.testing.assert_close(high - middle, 0.05 / (features.n + 1).sqrt())
     q = plan_dense(posterior, features)
     assert (q[0] < q[1]).all()
     assert (q[1] < q[2]).all()
@@ -357,6 +360,21 @@ def test_with_counts_without_bound_it_is_certainty_equivalence(network, seed, ga
         gap = np.sort(expected, -1)[:, -1] - np.sort(expected, -1)[:, -2]
         sure = found[name][0].exp().max(-1).values.numpy()[gap > 0.1 * np.abs(r).max()]
         assert (sure > 0.99).all()
+
+
+def test_the_policy_hedges_until_every_action_of_the_state_was_tried(network):
+    features = build_features(statistics_batch(**draw_arrays(8, n_sets=1)))
+    tokens, posterior = network(features)
+    q = plan_dense(posterior, features)
+
+    def policy(*n):
+        visits = torch.tensor(n, dtype=torch.float64).expand_as(features.n)
+        return network.decide(tokens, replace(features, n=visits), q).policy
+
+    torch.testing.assert_close(policy(1e8, 1e8, 0), policy(0, 0, 0))
+    sure = policy(1e8, 1e8, 1e8)
+    assert sure.exp().amax(-1).min() > 0.99
+    torch.testing.assert_close(sure.argmax(-1), q[1].argmax(-1))
 
 
 def test_more_data_bring_the_posterior_nearer(network):

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import sklearn
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -25,6 +26,7 @@ from sklearn.preprocessing import KBinsDiscretizer
 from sklearn.utils import estimator_checks, get_tags
 
 from tabrl import CheckpointError, OfflinePolicyEstimator
+from tabrl._network import Network, NetworkConfig
 from tabrl._statistics import Statistics
 
 COLUMNS = ("state", "action", "reward", "next_state", "terminated")
@@ -469,6 +471,18 @@ def test_quantiles_are_in_order(seed, levels):
     )
 
 
+def test_quantiles_of_any_network_are_in_order(monkeypatch):
+    # The heads are learned one by one, and may cross.
+    torch.manual_seed(0)
+    network = Network(NetworkConfig(width=8, n_layers=1)).requires_grad_(False)
+    network.unseen_head.bias.copy_(torch.tensor([2.0, 0.0, -2.0]))
+    monkeypatch.setattr("tabrl._offline.load_network", lambda *_: network)
+    policy = fitted(draw_log(0, n=10))
+    low, middle, high = outputs(policy)[1:]
+    assert (low <= middle).all()
+    assert (middle <= high).all()
+
+
 def test_quantiles_between_the_heads_are_interpolated(policy):
     low, middle, high = (policy.action_values([1, 2], q) for q in (0.1, 0.5, 0.9))
     np.testing.assert_allclose(
@@ -574,6 +588,8 @@ def refused(policy, log, error, match, **parameters):
         ({"gamma": "0.9"}, TypeError, r"gamma must be a number .* Got '0\.9'\."),
         ({"gamma": None}, TypeError, "gamma must be a number .* Got None"),
         ({"device": "nonsense"}, ValueError, "device must be .* Got 'nonsense'"),
+        ({"device": "meta"}, ValueError, "device must be .* Got 'meta'"),
+        ({"device": None}, ValueError, "device must be .* Got 'None'"),
         ({"reward_range": 3}, TypeError, "must be a pair of numbers or None. Got 3"),
         ({"reward_range": (0, 1, 2)}, TypeError, r"a pair .* Got \(0, 1, 2\)"),
         ({"reward_range": ("a", 1)}, TypeError, "must be a pair of numbers"),
@@ -588,8 +604,6 @@ def test_bad_parameters(parameters, error, match, log, policy):
 
 
 def test_a_device_that_is_not_there(log, policy):
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has it")
     refused(policy, log, ValueError, "device must be .* Got 'cuda'", device="cuda")
@@ -605,6 +619,18 @@ def test_rewards_outside_the_range(log, policy):
         rf"reward_range \(-9\.0, 0\.5\)\. Found {count} .* transition {first} ",
         reward_range=(-9, 0.5),
     )
+
+
+def test_a_range_narrowed_after_the_first_rewards(log):
+    policy = fitted(log)
+    before = outputs(policy)
+    policy.set_params(reward_range=(-0.1, 0.1))
+    with pytest.raises(ValueError, match=r"Those seen before do not: .* fit anew"):
+        policy.partial_fit({**log, "reward": np.zeros(120)})
+    assert_same(outputs(policy), before)
+    # Rounding of the means is no reason to refuse.
+    tenths = {**log, "reward": np.full(120, 0.1)}
+    fitted(tenths, reward_range=(0, 0.1)).partial_fit(tenths)
 
 
 @pytest.mark.parametrize(
