@@ -338,20 +338,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config["format"] > FORMAT:
         reader = re.fullmatch(r"[\d.,<>=!~ ]{1,40}", str(config.get("tabrl")))
         raise CheckpointError(
-            f"{path} is of format {config['format']}; this version of tabrl reads "
-            f"format {FORMAT}. Upgrade: pip install -U "
+            f"{path} is of format {config['format']!r:.20}; this version of tabrl "
+            f"reads format {FORMAT}. Upgrade: pip install -U "
             f"'tabrl{reader[0] if reader else ''}'."
         )
     if config["format"] != FORMAT or config.get("architecture") != ARCHITECTURE:
         raise _BadFileError(
             path,
             f"must be of format {FORMAT} and architecture {ARCHITECTURE!r}. Got "
-            f"{config['format']} and {config.get('architecture')!r:.80}.",
+            f"{config['format']!r:.20} and {config.get('architecture')!r:.80}.",
         )
     if not re.fullmatch(r"[0-9a-f]{64}", str(config.get("sha256"))):
-        raise _BadFileError(
-            path, f"must give the sha256 of the weights. Got {config.get('sha256')!r}."
-        )
+        got = f"{config.get('sha256')!r:.80}"
+        raise _BadFileError(path, f"must give the sha256 of the weights. Got {got}.")
     sizes: Any = config.get("network")
     wrong = not isinstance(sizes, dict) or set(sizes) != set(_MAX_DIMENSION)
     if (
