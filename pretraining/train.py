@@ -174,23 +174,31 @@ def train(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     step, seconds = 0, 0.0
+    schedules: list[list[int]] = []  # from which step on, with which n_steps
     state_path = out / "state.pt"
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
-        if state["config"] != json.dumps(asdict(config), sort_keys=True):
+        before = json.loads(state["config"])
+        if before | {"n_steps": 0} != _plain(config) | {"n_steps": 0}:
             raise ValueError(
                 f"{state_path} was made with another configuration. Give a new --out "
-                "folder, or the configuration of its manifest.json."
+                "folder, or the configuration of its manifest.json; n_steps alone may "
+                "change, and the manifest then says so."
             )
         network.load_state_dict(state["network"])
         average = state["average"]
         optimizer.load_state_dict(state["optimizer"])
         step, seconds = state["step"], state["seconds"]
+        schedules = state.get("schedules", [[0, before["n_steps"]]])
         _drop_metrics_after(out / "metrics.jsonl", step)
+
+    if not schedules or schedules[-1][1] != config.n_steps:
+        schedules.append([step, config.n_steps])
 
     def save() -> None:
         state = {
-            "config": json.dumps(asdict(config), sort_keys=True),
+            "config": json.dumps(_plain(config), sort_keys=True),
+            "schedules": schedules,
             "network": network.state_dict(),
             "average": average,
             "optimizer": optimizer.state_dict(),
@@ -200,7 +208,9 @@ def train(
         temporary = state_path.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, state_path)
-        manifest = {"config": asdict(config), "steps": step, **provenance}
+        manifest = {"config": _plain(config), "steps": step, **provenance}
+        if len(schedules) > 1:
+            manifest["n_steps_from_step"] = schedules
         manifest["hours"] = round(state["seconds"] / 3600, 3)
         temporary = out / "manifest.tmp"
         temporary.write_text(json.dumps(manifest, indent=2) + "\n")
@@ -285,6 +295,11 @@ def _step_of(row: str) -> float:
         return float(json.loads(row)["step"])
     except (json.JSONDecodeError, KeyError):
         return math.inf  # half a line, cut off by the kill
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """Return the configuration as JSON gives it back."""
+    return json.loads(json.dumps(asdict(config)))
 
 
 def _provenance(device: torch.device) -> dict[str, Any]:

@@ -1,14 +1,24 @@
 """tabrl: a pretrained network that turns logged transitions into a policy.
 
-from tabrl import OfflinePolicyEstimator
+from tabrl import OfflinePolicyEstimator, OnlineAgent
 
 policy = OfflinePolicyEstimator(gamma=0.99).fit(transitions)
 policy.predict(states)
+
+agent = OnlineAgent(reward_range=(0, 1)).learn(env, n_episodes=50)
+agent.predict(states)
 """
 
-from tabrl._checkpoint import CheckpointError
+from tabrl._checkpoint import CheckpointError, fetch_checkpoint
 from tabrl._offline import OfflinePolicyEstimator
+from tabrl._online import OnlineAgent
 
 __version__ = "0.1.0"
 
-__all__ = ["CheckpointError", "OfflinePolicyEstimator", "__version__"]
+__all__ = [
+    "CheckpointError",
+    "OfflinePolicyEstimator",
+    "OnlineAgent",
+    "__version__",
+    "fetch_checkpoint",
+]

@@ -17,8 +17,9 @@ import torch
 
 from tabrl import OfflinePolicyEstimator, __version__
 from tabrl._checkpoint import fetch_checkpoint, load_network, read_config
+from tabrl._checks import check_device
 from tabrl._columns import _choose, check_complete
-from tabrl._offline import _check_device, _count, _merge
+from tabrl._offline import _count, _merge
 
 _BATCH_ROWS = 1_000_000
 _COLUMNS = ("state", "action", "probability", "value", "low", "high", "visits")
@@ -138,7 +139,7 @@ def _fit(arguments: argparse.Namespace) -> None:
         random_state=0,
     )
     # What is wrong with these should not wait for a large log.
-    load_network(arguments.checkpoint, _check_device(arguments.device))
+    load_network(arguments.checkpoint, check_device(arguments.device))
     total: tuple[Any, Any, Any] | None = None
     rows = 0
     for table in _batches(arguments.log):

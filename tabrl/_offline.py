@@ -16,9 +16,10 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from tabrl._checkpoint import load_network
-from tabrl._features import StatisticsBatch, build_features
+from tabrl._checks import check_device, check_gamma, check_reward_range, some
+from tabrl._features import Features, StatisticsBatch, build_features
 from tabrl._labels import as_labels, encode, factorise
-from tabrl._network import QUANTILES, Network
+from tabrl._network import QUANTILES, Network, Posterior, Tokens
 from tabrl._persistence import (
     pack_random_state,
     read,
@@ -180,7 +181,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         if len(added):
             warnings.warn(
                 f"partial_fit adds {len(added)} actions not seen before: "
-                f"{_some(added)}. The columns of predict_proba follow actions_.",
+                f"{some(added)}. The columns of predict_proba follow actions_.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -256,14 +257,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             If a state is not in the log, or the level is out of range.
         """
         codes = self._codes(states)
-        level = QUANTILES[1] if quantile is None else quantile
-        if not 0.1 <= level <= 0.9:
-            raise ValueError(f"quantile must lie in [0.1, 0.9]. Got {quantile!r}.")
-        upper = 1 if level <= QUANTILES[1] else 2
-        low, high = QUANTILES[upper - 1], QUANTILES[upper]
-        share = (level - low) / (high - low)
-        values = self._values[:, codes]
-        return (1 - share) * values[upper - 1] + share * values[upper]
+        return _at_quantile(self._values[:, codes], quantile)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted policy to one file that holds no pickle.
@@ -279,7 +273,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             If a label is not a bool, int, float, string, date or a tuple of these.
         """
         check_is_fitted(self)
-        low_high = _check_reward_range(self.reward_range)
+        low_high = check_reward_range(self.reward_range)
         parameters = {
             "gamma": float(self.gamma),
             "checkpoint": os.fspath(self.checkpoint),
@@ -345,15 +339,15 @@ class OfflinePolicyEstimator(BaseEstimator):
             policy.device = device
         else:
             try:
-                _check_device(policy.device)
+                check_device(policy.device)
             except ValueError:
                 policy.device = "auto"
         return policy
 
     def _read(self, X: Any, y: Any, *columns: Any) -> Transitions:
         """Check the parameters that the data must agree with, then the data."""
-        _check_gamma(self.gamma)
-        reward_range = _check_reward_range(self.reward_range)
+        check_gamma(self.gamma)
+        reward_range = check_reward_range(self.reward_range)
         names = ("reward", "next_state", "terminated")
         data = read_transitions(X, y, **dict(zip(names, columns, strict=True)))
         if reward_range is not None:
@@ -372,11 +366,11 @@ class OfflinePolicyEstimator(BaseEstimator):
         self, states: NDArray, actions: NDArray, statistics: Statistics
     ) -> OfflinePolicyEstimator:
         """Check the parameters, run network and planning, keep tables of results."""
-        gamma = _check_gamma(self.gamma)
-        reward_range = _check_reward_range(self.reward_range)
+        gamma = check_gamma(self.gamma)
+        reward_range = check_reward_range(self.reward_range)
         if reward_range is not None:
             _check_means(statistics, *reward_range)
-        device = _check_device(self.device)
+        device = check_device(self.device)
         rng = check_random_state(self.random_state)
         network = load_network(self.checkpoint, device)
 
@@ -408,7 +402,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             raise ValueError(
                 f"Every state must be in the log given to fit. Found {len(rows)} of "
                 f"{len(codes)} that are not, first at row {rows[0]}: "
-                f"{_some(as_labels(states)[rows])}. Add transitions that visit them "
+                f"{some(as_labels(states)[rows])}. Add transitions that visit them "
                 "with partial_fit, or drop them."
             )
         return codes
@@ -422,27 +416,55 @@ class OfflinePolicyEstimator(BaseEstimator):
         return tags
 
 
+def _infer(
+    network: Network,
+    statistics: Statistics,
+    gamma: float,
+    reward_range: tuple[float, float] | None,
+    device: torch.device,
+) -> tuple[Features, Tokens, Posterior]:
+    """Return what the network reads and what it makes of it."""
+    batch = StatisticsBatch.from_statistics(statistics, gamma, reward_range)
+    with torch.inference_mode():
+        features = build_features(batch).to(device)
+        return features, *network(features)
+
+
 def _solve(
     network: Network,
     statistics: Statistics,
     gamma: float,
     reward_range: tuple[float, float] | None,
     device: torch.device,
+    allowed: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray, NDArray]:
-    """Return action values (3, S, A) in reward units and log policy (S, A)."""
-    batch = StatisticsBatch.from_statistics(statistics, gamma, reward_range)
+    """Return action values (3, S, A) in reward units and log policy (S, A).
+
+    Actions that are not ``allowed`` (S, A) have probability zero, and the value of the
+    best allowed action if they are worth more.
+    """
+    features, tokens, posterior = _infer(
+        network, statistics, gamma, reward_range, device
+    )
     with torch.inference_mode():
-        features = build_features(batch).to(device)
-        tokens, posterior = network(features)
         process = SparseProcess(posterior, features)
         rewards = posterior.reward[:, 0].cpu().numpy()
-        middle = plan_sparse(process, rewards[1])
+        middle = plan_sparse(process, rewards[1], allowed=allowed)
         # The values of the other heads are near: they start from there.
-        others = [plan_sparse(process, r, middle.max(1)) for r in rewards[::2]]
+        guess = middle.max(1)
+        others = [plan_sparse(process, r, guess, allowed) for r in rewards[::2]]
         q = np.stack([others[0], middle, others[1]])
+        if allowed is not None:
+            for plan, r in zip(q, rewards, strict=True):
+                best = plan.max(1)
+                forbidden = process.action_values(r, best)
+                plan[:] = np.where(allowed, plan, np.minimum(forbidden, best[:, None]))
         planned = torch.from_numpy(q[:, None]).to(device)
         decision = network.decide(tokens, features, planned)
     log_policy = decision.policy[0].cpu().numpy()
+    if allowed is not None:
+        log_policy = np.where(allowed, log_policy, -np.inf)
+        log_policy -= np.logaddexp.reduce(log_policy, 1, keepdims=True)
     values = q * float(features.scale)
     # The heads are learned one by one; quantiles must be in order.
     values[0] = np.minimum(values[0], values[1])
@@ -451,6 +473,17 @@ def _solve(
         low, high = reward_range
         values = values.clip(min(low, 0) / (1 - gamma), max(high, 0) / (1 - gamma))
     return values, log_policy
+
+
+def _at_quantile(values: NDArray, quantile: float | None) -> NDArray[np.float64]:
+    """Interpolate the values (3, ...) of the heads at a level; None is the middle."""
+    level = QUANTILES[1] if quantile is None else quantile
+    if not 0.1 <= level <= 0.9:
+        raise ValueError(f"quantile must lie in [0.1, 0.9]. Got {quantile!r}.")
+    upper = 1 if level <= QUANTILES[1] else 2
+    low, high = QUANTILES[upper - 1], QUANTILES[upper]
+    share = (level - low) / (high - low)
+    return (1 - share) * values[upper - 1] + share * values[upper]
 
 
 def _count(data: Transitions) -> Statistics:
@@ -477,33 +510,6 @@ def _merge(
     return states, actions, old + new
 
 
-def _check_gamma(gamma: Any) -> float:
-    if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number):
-        raise TypeError(f"gamma must be a number in [0, 1). Got {gamma!r}.")
-    if not 0 <= gamma < 1:
-        raise ValueError(f"gamma must lie in [0, 1). Got {gamma}.")
-    return float(gamma)
-
-
-def _check_reward_range(
-    reward_range: Any,
-) -> tuple[float, float] | None:
-    if reward_range is None:
-        return None
-    try:
-        low, high = (float(end) for end in reward_range)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"reward_range must be a pair of numbers or None. Got {reward_range!r}."
-        ) from error
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(
-            "reward_range must be finite, the smallest reward below the largest. "
-            f"Got ({low}, {high})."
-        )
-    return low, high
-
-
 def _check_means(statistics: Statistics, low: float, high: float) -> None:
     """Refuse a range that was narrowed after rewards outside of it were seen."""
     mean = statistics.reward_sum / statistics.n
@@ -515,26 +521,3 @@ def _check_means(statistics: Statistics, low: float, high: float) -> None:
             f"not: {int(outside.sum())} state-action pairs have a mean outside, the "
             f"first {mean[outside][0]:.6g}. Widen reward_range, pass None, or fit anew."
         )
-
-
-def _check_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        # Planning needs float64 and what it returns: not every device has both.
-        torch.empty(0, dtype=torch.float64, device=chosen).cpu()
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise ValueError(
-            'device must be "auto" or one that torch can use here. '
-            f"Got {str(device)!r}: {str(error).splitlines()[0].rstrip('.')}. "
-            '"cpu" always works.'
-        ) from error
-    return chosen
-
-
-def _some(labels: NDArray) -> str:
-    """Return the first few of the distinct labels, for a message."""
-    distinct = list(dict.fromkeys(labels.tolist()))
-    shown = ", ".join(repr(label) for label in distinct[:5])
-    return shown + (f" and {len(distinct) - 5} more" if len(distinct) > 5 else "")

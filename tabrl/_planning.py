@@ -211,17 +211,23 @@ class SparseProcess:
 
 
 def plan_sparse(
-    process: SparseProcess, r: NDArray, guess: NDArray | None = None
+    process: SparseProcess,
+    r: NDArray,
+    guess: NDArray | None = None,
+    allowed: NDArray | None = None,
 ) -> NDArray:
     """Return the optimal action values (S, A) of one head by policy iteration.
 
-    ``r`` (S, A) is the head's reward, ``guess`` (S,) values to start from. The first
+    ``r`` (S, A) is the head's reward, ``guess`` (S,) values to start from. Actions that
+    are not ``allowed`` (S, A) are never chosen and have the value -inf. The first
     policies are evaluated roughly, for they will change; the last one to
     ``_ACCURACY``. Between two evaluations come sweeps of value iteration, more and
     more of them: without them a far reward draws near one state per policy. Ends when
     no action improves by more than rounding; the bound on the loop only guards
     against rounding larger than that.
     """
+    if allowed is not None:
+        r = np.where(allowed, r, -np.inf)
     v = r.max(1) if guess is None else guess
     at = np.arange(len(r))
     accuracy = 1e-3

@@ -10,25 +10,34 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import those before it.
 ORDER = (
+    "_checks",
     "_labels",
     "_columns",
     "_transitions",
+    "_states",
     "_statistics",
+    "_tally",
     "_features",
     "_network",
     "_planning",
     "_checkpoint",
     "_persistence",
+    "_environments",
     "_offline",
+    "_online",
     "__init__",
     "__main__",
 )
 # What each may import from outside, beside the standard library.
 THIRD_PARTY = {
+    "_checks": {"numpy", "torch"},
     "_labels": {"numpy", "narwhals"},
+    "_states": {"numpy"},
     "_columns": {"numpy", "narwhals"},
     "_transitions": {"numpy", "narwhals"},
     "_statistics": {"numpy", "scipy"},
+    "_tally": {"numpy"},
+    "_environments": {"numpy", "gymnasium"},
     "_features": {"numpy", "scipy", "torch"},
     "_network": {"torch"},
     "_planning": {"numpy", "scipy", "torch"},

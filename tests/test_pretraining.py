@@ -491,6 +491,15 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
+def test_a_run_may_be_shortened_and_its_manifest_says_so(tmp_path):
+    train(TINY, tmp_path, CPU, n_workers=0, minutes=0)
+    shorter = replace(TINY, n_steps=2)
+    assert train(shorter, tmp_path, CPU, n_workers=0)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["steps"] == 2
+    assert manifest["n_steps_from_step"] == [[0, TINY.n_steps], [1, 2]]
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     tmp_path, monkeypatch
 ):
