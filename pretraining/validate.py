@@ -164,7 +164,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--per-cell", type=int, default=64, help="processes a cell")
+    parser.add_argument("--per-cell", type=int, default=128, help="processes a cell")
     parser.add_argument("--compare", help="also compare this device with the CPU")
     arguments = parser.parse_args()
     network = averaged_network(arguments.run).eval()
