@@ -1,4 +1,4 @@
-"""Data flows one way, and imports follow it: the table of design.md as a test."""
+"""Data flows one way, and imports follow it."""
 
 from __future__ import annotations
 
