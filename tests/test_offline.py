@@ -30,7 +30,7 @@ from tabrl._network import Network, NetworkConfig
 from tabrl._statistics import Statistics
 
 COLUMNS = ("state", "action", "reward", "next_state", "terminated")
-few_examples = settings(max_examples=15, deadline=None)
+few_examples = settings(max_examples=15)
 seeds = st.integers(0, 2**32 - 1)
 
 

@@ -253,7 +253,7 @@ def test_anywhere_means_known_states():
     torch.testing.assert_close(difference, anywhere * share)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.integers(1, 12), st.integers(1, 4), st.sampled_from([0.0, 0.8, 0.99]))
 def test_dense_equals_sparse(seed, n_states, n_actions, gamma):
     posterior, features = random_posterior(seed, 1, n_states, n_actions, gamma)
