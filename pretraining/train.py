@@ -304,7 +304,6 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 
 def _provenance(device: torch.device) -> dict[str, Any]:
     """Return what code and what machine train."""
-    cuda = device.type == "cuda"
     return {
         "commit": _commit(),
         "versions": {
@@ -314,7 +313,7 @@ def _provenance(device: torch.device) -> dict[str, Any]:
         },
         "hardware": (
             torch.cuda.get_device_name(device)
-            if cuda
+            if device.type == "cuda"
             else f"{os.cpu_count()} CPU cores"
         ),
     }

@@ -1,12 +1,14 @@
 """tabrl: a pretrained network that turns logged transitions into a policy.
 
-from tabrl import OfflinePolicyEstimator, OnlineAgent
+One estimator for logs, one agent that explores, both from the same checkpoint:
 
-policy = OfflinePolicyEstimator(gamma=0.99).fit(transitions)
-policy.predict(states)
+    from tabrl import OfflinePolicyEstimator, OnlineAgent
 
-agent = OnlineAgent(reward_range=(0, 1)).learn(env, n_episodes=50)
-agent.predict(states)
+    policy = OfflinePolicyEstimator(gamma=0.99).fit(transitions)
+    policy.predict(states)
+
+    agent = OnlineAgent(reward_range=(0, 1)).learn(env, n_episodes=50)
+    agent.predict(states)
 """
 
 from tabrl._checkpoint import CheckpointError, fetch_checkpoint

@@ -144,7 +144,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     rows = 0
     for table in _batches(arguments.log):
         try:
-            data = policy._read(table, *[None] * 4)
+            data = policy._read(table)
         except (TypeError, ValueError) as error:
             where = f"Counting rows from {rows} of {arguments.log}: " if rows else ""
             raise type(error)(f"{where}{error}") from error

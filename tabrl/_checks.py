@@ -53,6 +53,15 @@ def check_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
+def restored_device(saved: str | torch.device) -> str | torch.device:
+    """Return the device that a file names, "auto" if torch cannot use it here."""
+    try:
+        check_device(saved)
+    except ValueError:
+        return "auto"
+    return saved
+
+
 def some(labels: NDArray) -> str:
     """Return the first few of the distinct labels, for a message."""
     distinct = list(dict.fromkeys(labels.tolist()))

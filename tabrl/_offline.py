@@ -16,7 +16,13 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from tabrl._checkpoint import load_network
-from tabrl._checks import check_device, check_gamma, check_reward_range, some
+from tabrl._checks import (
+    check_device,
+    check_gamma,
+    check_reward_range,
+    restored_device,
+    some,
+)
 from tabrl._features import Features, StatisticsBatch, build_features
 from tabrl._labels import as_labels, encode, factorise
 from tabrl._network import QUANTILES, Network, Posterior, Tokens
@@ -335,21 +341,23 @@ class OfflinePolicyEstimator(BaseEstimator):
                 f"{os.fspath(path)!r} must hold a policy whole. Found it damaged: "
                 f"{error!r:.200}. Save it again."
             ) from None
-        if device is not None:
-            policy.device = device
-        else:
-            try:
-                check_device(policy.device)
-            except ValueError:
-                policy.device = "auto"
+        policy.device = restored_device(policy.device) if device is None else device
         return policy
 
-    def _read(self, X: Any, y: Any, *columns: Any) -> Transitions:
+    def _read(
+        self,
+        X: Any,
+        y: Any = None,
+        reward: Any = None,
+        next_state: Any = None,
+        terminated: Any = None,
+    ) -> Transitions:
         """Check the parameters that the data must agree with, then the data."""
         check_gamma(self.gamma)
         reward_range = check_reward_range(self.reward_range)
-        names = ("reward", "next_state", "terminated")
-        data = read_transitions(X, y, **dict(zip(names, columns, strict=True)))
+        data = read_transitions(
+            X, y, reward=reward, next_state=next_state, terminated=terminated
+        )
         if reward_range is not None:
             low, high = reward_range
             outside = (data.reward < low) | (data.reward > high)
@@ -382,15 +390,11 @@ class OfflinePolicyEstimator(BaseEstimator):
         values[:, active], log_policy[active] = _solve(
             network, statistics.compress(active), gamma, reward_range, device
         )
-        best = log_policy >= log_policy.max(1, keepdims=True) - _TIE
-        # A random order of the actions in each state breaks the ties.
-        greedy = (best * (1 + rng.uniform(size=size))).argmax(1)
-
         self.states_, self.actions_ = states, actions
         self.statistics_ = statistics
         self.n_transitions_ = int(statistics.n.sum())
         self._values, self._policy = values, np.exp(log_policy)
-        self._greedy = greedy
+        self._greedy = _most_probable(log_policy, rng)
         return self
 
     def _codes(self, states: Any) -> NDArray[np.int64]:
@@ -473,6 +477,15 @@ def _solve(
         low, high = reward_range
         values = values.clip(min(low, 0) / (1 - gamma), max(high, 0) / (1 - gamma))
     return values, log_policy
+
+
+def _most_probable(
+    log_policy: NDArray, rng: np.random.RandomState | np.random.Generator
+) -> NDArray[np.int64]:
+    """Return the most probable action of each state, ties at random."""
+    best = log_policy >= log_policy.max(1, keepdims=True) - _TIE
+    # A random order of the actions in each state breaks the ties.
+    return (best * (1 + rng.uniform(size=best.shape))).argmax(1)
 
 
 def _at_quantile(values: NDArray, quantile: float | None) -> NDArray[np.float64]:

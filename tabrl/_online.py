@@ -25,6 +25,7 @@ from tabrl._checks import (
     check_optimism,
     check_reward_range,
     check_size,
+    restored_device,
 )
 from tabrl._environments import interact, progress, read_spaces
 from tabrl._labels import as_labels, factorise
@@ -32,6 +33,7 @@ from tabrl._offline import (
     OfflinePolicyEstimator,
     _at_quantile,
     _infer,
+    _most_probable,
     _solve,
 )
 from tabrl._persistence import (
@@ -49,8 +51,6 @@ from tabrl._tally import Tally
 
 # Optimistic values that differ by less, relative to their size, are the same.
 _TIE = 1e-6
-# Log-probabilities that differ by less are, as in `OfflinePolicyEstimator`.
-_TIE_LOG = 1e-5
 _LARGEST = float(np.finfo(np.float64).max)
 # Within an episode the plan stays for so many steps at least: the episodes of the
 # usual tasks are no longer, and what they explore is planned as a whole.
@@ -400,11 +400,9 @@ class OnlineAgent:
         """
         codes = self._states.encode(states)
         log_policy = self._exploit()[1]
-        best = log_policy >= log_policy.max(1, keepdims=True) - _TIE_LOG
         # Not the agent's own generator: asking must not change what it does.
         rng = np.random.default_rng((self._seed, self.n_transitions_))
-        greedy = (best * (1 + rng.uniform(size=best.shape))).argmax(1)
-        return self.actions_[greedy[codes]]
+        return self.actions_[_most_probable(log_policy, rng)[codes]]
 
     def predict_proba(self, states: Any) -> NDArray[np.float64]:
         """Return the exploiting policy, as `OfflinePolicyEstimator.predict_proba` does.
@@ -609,12 +607,7 @@ class OnlineAgent:
                 f"{os.fspath(path)!r} must hold an agent whole. Found it damaged: "
                 f"{error!r:.200}. Save it again."
             ) from None
-        if device is None:
-            try:
-                check_device(saved_device)
-            except ValueError:
-                saved_device = "auto"
-        agent.device = saved_device if device is None else device
+        agent.device = restored_device(saved_device) if device is None else device
         return agent
 
     # -- plans ---------------------------------------------------------------

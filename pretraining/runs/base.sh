@@ -4,10 +4,10 @@
 set -eu
 cd "$(dirname "$0")/../.."
 run=${1:-runs/base}
-python -m pretraining.train --config pretraining/runs/base.json --out "$run" --threads 2
-python -m pretraining.validate --run "$run"
-python -m pretraining.export --run "$run" --out "$run/checkpoint"
-python -m pretraining.benchmark offline --checkpoint "$run/checkpoint" \
+python3 -m pretraining.train --config pretraining/runs/base.json --out "$run" --threads 2
+python3 -m pretraining.validate --run "$run"
+python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
+python3 -m pretraining.benchmark offline --checkpoint "$run/checkpoint" \
     > "$run/benchmark.md"
-python -m pretraining.export --run "$run" --out tabrl/checkpoint \
+python3 -m pretraining.export --run "$run" --out tabrl/checkpoint \
     --benchmark "$run/benchmark.md"
