@@ -48,10 +48,10 @@ from tabrl._planning import SparseProcess, plan_sparse
 from tabrl._states import States
 from tabrl._statistics import Statistics
 from tabrl._tally import Tally
+from tabrl._transitions import MAX_REWARD
 
 # Optimistic values that differ by less, relative to their size, are the same.
 _TIE = 1e-6
-_LARGEST = float(np.finfo(np.float64).max)
 # Within an episode the plan stays for so many steps at least: the episodes of the
 # usual tasks are no longer, and what they explore is planned as a whole.
 _PATIENCE = 200
@@ -155,7 +155,8 @@ class OnlineAgent:
         check_optimism(optimism)
         self.random_state = random_state
         self._seed = int(check_random_state(random_state).randint(2**31 - 1))
-        self._lowest, self._highest = self.reward_range or (-_LARGEST, _LARGEST)
+        low, high = self.reward_range or (-MAX_REWARD, MAX_REWARD)
+        self._lowest, self._highest = max(low, -MAX_REWARD), min(high, MAX_REWARD)
         self.reset()
 
     def reset(self) -> OnlineAgent:
@@ -749,6 +750,11 @@ class OnlineAgent:
     def _refuse_reward(self, reward: float) -> None:
         if not math.isfinite(reward):
             raise ValueError(f"reward must be finite. Got {reward}.")
+        if abs(reward) > MAX_REWARD:
+            raise ValueError(
+                f"reward must be at most {MAX_REWARD} in size. Got {reward}. Rescale "
+                "the rewards."
+            )
         raise ValueError(
             f"reward must lie in reward_range ({self._lowest}, {self._highest}). Got "
             f"{reward}. Widen reward_range, or pass None."

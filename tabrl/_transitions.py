@@ -14,7 +14,7 @@ from tabrl._labels import as_labels, encode, factorise, label_kinds
 __all__ = ["Transitions", "as_labels", "encode", "read_transitions"]
 
 # The sum of squared rewards stays finite below this.
-_MAX_REWARD = 1e140
+MAX_REWARD = 1e140
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +205,7 @@ def _rewards(values: NDArray) -> NDArray[np.float64]:
         )
     reward = values.astype(np.float64, copy=False)
     # NaN fails both comparisons; the extremes need no temporary array.
-    if -_MAX_REWARD < reward.min() and reward.max() < _MAX_REWARD:
+    if -MAX_REWARD < reward.min() and reward.max() < MAX_REWARD:
         return reward
     finite = np.isfinite(reward)
     if not finite.all():
@@ -214,9 +214,9 @@ def _rewards(values: NDArray) -> NDArray[np.float64]:
             f"Column 'reward' must be finite. Found {count} non-finite values, first "
             f"at row {row} ({reward[row]}). Drop or impute them before fit."
         )
-    count, row = _count_first(abs(reward) >= _MAX_REWARD)
+    count, row = _count_first(abs(reward) >= MAX_REWARD)
     raise ValueError(
-        f"Column 'reward' must be below {_MAX_REWARD} in size. Found {count} larger "
+        f"Column 'reward' must be below {MAX_REWARD} in size. Found {count} larger "
         f"values, first at row {row} ({reward[row]}). Rescale the rewards before fit."
     )
 

@@ -613,6 +613,8 @@ def test_bad_transitions_where_states_are_found():
     for bad in ({"state": {}}, {"next_state": {1}}):
         with pytest.raises(TypeError, match="state must be hashable"):
             agent.observe(**{**GOOD, **bad})
+    with pytest.raises(ValueError, match=r"at most 1e\+140 in size"):
+        agent.observe(**{**GOOD, "reward": 1e200})  # its square is infinite
     with pytest.raises(ValueError, match="reward must be finite"):
         agent.observe("new", 0, np.nan, "newer", False)
     assert pickle.dumps(agent) == before
