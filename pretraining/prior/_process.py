@@ -26,6 +26,11 @@ class Process:
         Start distribution; zero on terminal states.
     noise : float
         Standard deviation of Gaussian reward noise.
+    outcomes : (float, float) or None
+        The two rewards, low and high, that every draw takes; their odds give the
+        mean. None for Gaussian noise.
+    allowed : bool array of shape (S, A) or None
+        Actions that each state has, at least one; None for all.
     """
 
     P: NDArray
@@ -33,6 +38,8 @@ class Process:
     terminal: NDArray
     start: NDArray
     noise: float
+    outcomes: tuple[float, float] | None = None
+    allowed: NDArray | None = None
 
 
 def log_uniform(rng: Rng, low: float, high: float) -> float:
