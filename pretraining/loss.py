@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretraining.targets import ProcessBatch, evaluate_policy
+from pretraining.targets import ProcessBatch, evaluate_policy, uniform
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import QUANTILES, Network, symlog
 from tabrl._planning import plan_dense
@@ -43,7 +43,7 @@ def compute_losses(
     decision = network.decide(tokens, features, q)
 
     asked = features.known & ~batch.terminal
-    pi = torch.where(asked[..., None], decision.policy.exp(), 1 / q.shape[-1])
+    pi = torch.where(asked[..., None], decision.policy.exp(), uniform(batch.allowed))
     regret = normalised_regret(batch, pi)
     excess = (regret - _LINEAR_REGRET).clamp(min=0)
     bounded = torch.where(
@@ -57,19 +57,21 @@ def compute_losses(
     cross_entropy = -(target * decision.optimal).sum(-1)
     optimal_loss = (weight * cross_entropy).sum()
 
+    # Pairs that count: actions that exist, each state alike.
+    share = weight[..., None] * uniform(batch.allowed)
     truth = symlog((batch.q / features.scale[:, None, None]).clamp(-1e4, 1e4)).to(q)
     error = truth - symlog(q)
     levels = q.new_tensor(QUANTILES)[:, None, None, None]
-    pinball = torch.maximum(levels * error, (levels - 1) * error).mean((0, 3))
-    quantile_loss = (weight * pinball).sum()
+    pinball = torch.maximum(levels * error, (levels - 1) * error).mean(0)
+    quantile_loss = (share * pinball).sum()
 
-    below = (error <= 1e-6).to(q).mean(-1)  # (3, B, S)
+    below = (error <= 1e-6).to(q)  # (3, B, S, A)
     return Losses(
         total=bounded + 0.3 * optimal_loss + quantile_loss,
         regret=regret.clamp(max=_LINEAR_REGRET).mean().detach(),
         optimal=optimal_loss.detach(),
         quantile=quantile_loss.detach(),
-        coverage=(weight * below).sum((1, 2)).detach(),
+        coverage=(share * below).sum((1, 2, 3)).detach(),
         brier=(weight * brier).sum().detach(),
         policy=pi.detach(),
         q_high=q[2].detach(),
@@ -93,7 +95,7 @@ def optimal_actions(batch: ProcessBatch) -> Tensor:
     """Return which actions are optimal, bool (B, S, A), rounding allowed for."""
     best = batch.q.amax(-1, keepdim=True)
     size = batch.q.abs().amax((1, 2), keepdim=True)
-    return batch.q >= best - 1e-5 * size
+    return (batch.q >= best - 1e-5 * size) & batch.allowed
 
 
 def greedy(q: Tensor) -> Tensor:

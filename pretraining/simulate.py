@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pretraining.prior import log_uniform
-from pretraining.targets import ProcessBatch
+from pretraining.targets import ProcessBatch, uniform
 from tabrl._features import StatisticsBatch
 
 _WALKED = 3000
@@ -63,23 +63,38 @@ def explore(
 
 def with_rewards(rng: np.random.Generator, batch: ProcessBatch, counts: NDArray) -> Log:
     """Draw reward sums and sums of squares for given transition counts."""
+    low, high = batch.outcomes.numpy()[:, :, None, None].swapaxes(0, 1)
+    two_valued = np.isfinite(low)
     R, noise = batch.R.numpy(), batch.noise.numpy()[:, None, None]
     n = counts.sum(-1)
+    highs = np.zeros_like(n)
+    at = np.nonzero(counts * two_valued[..., None])
+    if len(at[0]):
+        span = (high - low)[at[0], 0, 0]
+        odds = (R[at] - low[at[0], 0, 0]) / span
+        drawn = rng.binomial(counts[at].astype(np.int64), odds.clip(0, 1))
+        np.add.at(highs, at[:3], drawn)
     mean_sum = (counts * R).sum(-1)
     noise_sum = noise * np.sqrt(n) * rng.standard_normal(n.shape)
     # Chi-square with n - 1 degrees of freedom, beside the part of the mean.
     rest = noise**2 * 2 * rng.standard_gamma(np.maximum(n - 1, 0) / 2)
     n_safe = np.maximum(n, 1)
     squares = (counts * R**2).sum(-1) + 2 * mean_sum / n_safe * noise_sum
-    return Log(counts, mean_sum + noise_sum, squares + noise_sum**2 / n_safe + rest)
+    squares += noise_sum**2 / n_safe + rest
+    return Log(
+        counts,
+        np.where(two_valued, highs * high + (n - highs) * low, mean_sum + noise_sum),
+        np.where(two_valued, highs * high**2 + (n - highs) * low**2, squares),
+    )
 
 
 def behaviour_policies(rng: np.random.Generator, batch: ProcessBatch) -> NDArray:
     """Draw policies (B, S, A) from random to near-optimal; most are narrow."""
     q = batch.q.numpy()
     n_sets, _, n_actions = q.shape
-    uniform = np.full_like(q, 1 / n_actions)
-    best = q >= q.max(-1, keepdims=True) - 1e-9
+    allowed = batch.allowed.numpy()
+    random = uniform(batch.allowed).numpy()
+    best = (q >= q.max(-1, keepdims=True) - 1e-9) & allowed
     # One optimal action a state: an expert does not mix its ties.
     noisy = best * rng.random(q.shape)
     expert = np.eye(n_actions)[noisy.argmax(-1)]
@@ -89,16 +104,18 @@ def behaviour_policies(rng: np.random.Generator, batch: ProcessBatch) -> NDArray
     for b in range(n_sets):
         kind = rng.random()
         if kind < 0.25:
-            pi[b] = uniform[b]
+            pi[b] = random[b]
         elif kind < 0.75:
             narrow = rng.random() < 0.6
             epsilon = log_uniform(rng, 0.02, 0.5) if narrow else rng.uniform(0, 1)
-            pi[b] = (1 - epsilon) * expert[b] + epsilon / n_actions
+            pi[b] = (1 - epsilon) * expert[b] + epsilon * random[b]
         elif kind < 0.9:
             logits = advantage[b] / spread[b] * log_uniform(rng, 0.3, 10)
             pi[b] = np.exp(logits)
         else:
             pi[b] = rng.dirichlet(np.full(n_actions, 0.5), len(q[b]))
+    pi *= allowed
+    pi += 1e-12 * random  # where every allowed action has underflown
     return pi / pi.sum(-1, keepdims=True)
 
 
@@ -106,10 +123,11 @@ def _independent_counts(
     rng: np.random.Generator, batch: ProcessBatch, size: NDArray
 ) -> NDArray:
     """Draw visits of each pair independently of the others."""
-    alive = ~batch.terminal.numpy()[..., None]
+    alive = ~batch.terminal.numpy()[..., None] & batch.allowed.numpy()
     shape = batch.q.shape
     evenness = np.exp(rng.uniform(np.log(0.1), np.log(10), (shape[0], 1, 1)))
-    share = rng.standard_gamma(np.broadcast_to(evenness, shape)) * alive + 1e-12
+    share = rng.standard_gamma(np.broadcast_to(evenness, shape)) + 1e-12
+    share *= alive
     share /= share.sum((1, 2), keepdims=True)
     return rng.multinomial(rng.poisson(size[:, None, None] * share), _rows(batch))
 
@@ -216,6 +234,7 @@ def to_statistics(
         edge_next=torch.from_numpy(pair // (S * A) * S + following),
         edge_count=tensor(continuing.ravel()[index]),
         known=torch.from_numpy(known),
+        allowed=batch.allowed,
         gamma=batch.gamma.to(torch.float32),
         reward_range=tensor(reward_range),
     )
@@ -228,6 +247,10 @@ def draw_reward_ranges(rng: np.random.Generator, batch: ProcessBatch) -> NDArray
     R = batch.R.numpy()
     low = np.where(possible, R, np.inf).min((1, 2, 3))
     high = np.where(possible, R, -np.inf).max((1, 2, 3))
+    outcomes = batch.outcomes.numpy()
+    two_valued = np.isfinite(outcomes[:, 0])
+    low = np.where(two_valued, outcomes[:, 0], low)
+    high = np.where(two_valued, outcomes[:, 1], high)
     # Many users declare the range from zero.
     from_zero = rng.random(len(low)) < 0.5
     low = np.where(from_zero, np.minimum(low, 0), low)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -9,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretraining.prior import FAMILIES, Process, log_uniform
+from pretraining.prior import FAMILIES, Process, log_uniform, restrict_actions
 from tabrl._planning import action_values, evaluate_actions, policy_iteration
 
 # A process whose optimal and random values differ by less than this share of the
 # largest value teaches nothing.
 _MIN_GAIN = 0.01
+# Share of the processes in which each state loses some of its actions.
+_RESTRICTED = 0.1
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,23 @@ class ProcessBatch:
         Transition probabilities and mean rewards; terminal states included.
     terminal : bool Tensor of shape (B, S)
     start : Tensor of shape (B, S)
+    allowed : bool Tensor of shape (B, S, A)
+        Actions of each state; the rows of others repeat an allowed one.
+    outcomes : Tensor of shape (B, 2)
+        The two rewards that every draw takes; NaN where noise is Gaussian.
     noise, gamma : Tensor of shape (B,)
     q : Tensor of shape (B, S, A)
         Optimal action values; zero in terminal states.
     v_uniform : Tensor of shape (B, S)
-        Values of the uniform policy.
+        Values of the policy that is uniform over the allowed actions.
     """
 
     P: Tensor
     R: Tensor
     terminal: Tensor
     start: Tensor
+    allowed: Tensor
+    outcomes: Tensor
     noise: Tensor
     gamma: Tensor
     q: Tensor
@@ -87,6 +96,15 @@ def solve(processes: Sequence[Process], gamma: np.ndarray) -> ProcessBatch:
 
     terminal = stack("terminal")
     P, R = stack("P"), stack("R")
+    allowed = torch.from_numpy(
+        np.stack(
+            [
+                np.ones(p.P.shape[:2], bool) if p.allowed is None else p.allowed
+                for p in processes
+            ]
+        )
+    )
+    gaussian = (math.nan, math.nan)
     alive = (~terminal).to(P)
     discount = torch.from_numpy(gamma)
     continuing = P * alive[:, None, None] * alive[..., None, None]
@@ -99,13 +117,22 @@ def solve(processes: Sequence[Process], gamma: np.ndarray) -> ProcessBatch:
         R=R,
         terminal=terminal,
         start=stack("start"),
+        allowed=allowed,
+        outcomes=torch.tensor(
+            [p.outcomes or gaussian for p in processes], dtype=torch.float64
+        ),
         noise=torch.tensor([p.noise for p in processes], dtype=torch.float64),
         gamma=discount,
         q=q,
         v_uniform=evaluate_policy(
-            continuing, reward, discount, torch.full_like(reward, 1 / reward.shape[-1])
+            continuing, reward, discount, uniform(allowed).double()
         ),
     )
+
+
+def uniform(allowed: Tensor) -> Tensor:
+    """Return equal shares (B, S, A) of the allowed actions of each state."""
+    return allowed / allowed.sum(-1, keepdim=True)
 
 
 def evaluate_policy(P: Tensor, r: Tensor, gamma: Tensor, pi: Tensor) -> Tensor:
@@ -125,12 +152,23 @@ def draw_processes(
     n_actions: int,
     families: Sequence[str] = tuple(FAMILIES),
 ) -> ProcessBatch:
-    """Draw ``n`` processes worth learning from, solved, families in equal shares."""
+    """Draw ``n`` processes worth learning from, solved, families in equal shares.
+
+    Of the families, only bandits have a single state.
+    """
+    if n_states == 1:
+        families = ["bandits"]
     kept: list[ProcessBatch] = []
     missing = n
     while missing > 0:
         names = rng.choice(list(families), missing + 2)
         processes = [FAMILIES[name](rng, n_states, n_actions) for name in names]
+        processes = [
+            restrict_actions(rng, process)
+            if process.allowed is None and rng.random() < _RESTRICTED
+            else process
+            for process in processes
+        ]
         gamma = np.array([1 - log_uniform(rng, 0.005, 0.2) for _ in names])
         batch = solve(processes, gamma)
         v = batch.q.amax(-1)

@@ -36,6 +36,7 @@ from pretraining.simulate import (
     to_statistics,
 )
 from pretraining.targets import ProcessBatch, draw_processes
+from tabrl._checkpoint import load_network, read_config
 from tabrl._network import Network, NetworkConfig
 
 
@@ -47,8 +48,10 @@ class TrainConfig:
     n_steps: int = 10_000
     groups_per_step: int = 3
     pairs_per_group: int = 3_000
-    max_states: int = 100
-    max_actions: int = 6
+    max_states: int = 64
+    large_share: float = 0.12
+    largest_states: int = 256
+    max_actions: int = 16
     max_log_size: float = 1e5
     exploring_share: float = 0.35
     learning_rate: float = 2e-3
@@ -94,10 +97,17 @@ class Groups(Dataset):
     def __getitem__(self, index: int) -> Group:
         config = self.config
         rng = np.random.default_rng((config.seed, index))
-        n_states = round(log_uniform(rng, 2, config.max_states))
-        n_actions = int(rng.integers(2, config.max_actions + 1))
-        n = int(np.clip(config.pairs_per_group // (n_states * n_actions), 4, 128))
-        batch = draw_processes(rng, n, n_states, n_actions, config.families)
+        families = config.families
+        if rng.random() < config.large_share:
+            n_states = round(log_uniform(rng, config.max_states, config.largest_states))
+        else:
+            n_states = round(log_uniform(rng, 1, config.max_states))
+        if n_states == 1 and rng.random() < 0.5:
+            # The second state is terminal: every pull is an episode.
+            n_states, families = 2, ("bandits",)
+        n_actions = round(log_uniform(rng, 2, config.max_actions))
+        n = int(np.clip(config.pairs_per_group // (n_states * n_actions), 2, 128))
+        batch = draw_processes(rng, n, n_states, n_actions, families)
         explores = rng.random() < config.exploring_share
         largest = math.log(300 if explores else config.max_log_size)
         size = np.exp(rng.uniform(0, largest, n)).astype(np.int64)
@@ -135,7 +145,8 @@ def train_on_group(
             name = f"coverage_{head}"
             sums[name] = sums.get(name, 0.0) + share.item() / group.n_rounds
         if i + 1 < group.n_rounds:
-            pi = greedy(losses.q_high).double().cpu().numpy()
+            high = losses.q_high.masked_fill(~batch.allowed, -math.inf)
+            pi = greedy(high).double().cpu().numpy()
             size = np.exp(rng.uniform(1, 7, len(pi))).astype(np.int64)
             group.log = group.log + explore(rng, group.batch, pi, size)
     return sums
@@ -160,15 +171,21 @@ def train(
     n_workers: int,
     minutes: float = math.inf,
     checkpoint_every: int = 250,
+    initial: str | None = None,
 ) -> bool:
     """Train, or resume what lies in ``out``, for at most ``minutes``.
 
+    A new run begins with the weights of the checkpoint ``initial``, if one is given.
     Returns whether the run is complete. Writes ``state.pt`` (all that resuming
     needs), ``metrics.jsonl`` and ``manifest.json``.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     network = Network(config.network).to(device)
+    origin = None  # digest of the weights that the run began with
+    if initial is not None:
+        network.load_state_dict(load_network(initial, device).state_dict())
+        origin = read_config(initial)["sha256"]
     average = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -188,7 +205,7 @@ def train(
         network.load_state_dict(state["network"])
         average = state["average"]
         optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
+        step, seconds, origin = state["step"], state["seconds"], state["origin"]
         schedules = state.get("schedules", [[0, before["n_steps"]]])
         _drop_metrics_after(out / "metrics.jsonl", step)
 
@@ -199,6 +216,7 @@ def train(
         state = {
             "config": json.dumps(_plain(config), sort_keys=True),
             "schedules": schedules,
+            "origin": origin,
             "network": network.state_dict(),
             "average": average,
             "optimizer": optimizer.state_dict(),
@@ -209,6 +227,8 @@ def train(
         torch.save(state, temporary)
         os.replace(temporary, state_path)
         manifest = {"config": _plain(config), "steps": step, **provenance}
+        if origin is not None:
+            manifest["initial_sha256"] = origin
         if len(schedules) > 1:
             manifest["n_steps_from_step"] = schedules
         manifest["hours"] = round(state["seconds"] / 3600, 3)
@@ -340,6 +360,9 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="stop after; resumes later"
     )
+    parser.add_argument(
+        "--initial", help="checkpoint whose weights a new run begins with"
+    )
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -352,6 +375,7 @@ def main() -> None:
         torch.device(name),
         arguments.workers,
         arguments.minutes,
+        initial=arguments.initial,
     )
 
 

@@ -22,7 +22,7 @@ from pretraining.export import averaged_network
 from pretraining.loss import compute_losses, greedy, normalised_regret
 from pretraining.prior import FAMILIES, log_uniform
 from pretraining.simulate import draw_reward_ranges, simulate, to_statistics
-from pretraining.targets import ProcessBatch, draw_processes
+from pretraining.targets import ProcessBatch, draw_processes, uniform
 from tabrl._features import StatisticsBatch
 from tabrl._network import Network
 from tabrl._planning import action_values, evaluate_actions, policy_iteration
@@ -66,8 +66,9 @@ def certainty_equivalence(statistics: StatisticsBatch) -> torch.Tensor:
     P = P.view(n_sets, S, A, S) / n[..., None]
     r = statistics.reward_sum.double() / n
     gamma = statistics.gamma.double()
-    v = evaluate_actions(P, r, gamma, policy_iteration(P, r, gamma))
-    return action_values(P, r, gamma[:, None, None], v)
+    choices = r.masked_fill(~statistics.allowed, -1e9)
+    v = evaluate_actions(P, r, gamma, policy_iteration(P, choices, gamma))
+    return action_values(P, choices, gamma[:, None, None], v)
 
 
 def validate(network: Network, n_per_cell: int) -> dict:
@@ -92,7 +93,7 @@ def validate(network: Network, n_per_cell: int) -> dict:
         known = statistics.known[..., None]
         regrets = [
             normalised_regret(
-                batch, torch.where(known, pi, 1 / ce.shape[-1]), everywhere=0.0
+                batch, torch.where(known, pi, uniform(batch.allowed)), everywhere=0.0
             )
             .clamp(max=2)
             .numpy()

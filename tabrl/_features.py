@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tabrl._statistics import Statistics
 
-PAIR_FEATURES = 11
+PAIR_FEATURES = 12
 STATE_FEATURES = 5
 DATA_FEATURES = 16
 
@@ -37,6 +37,8 @@ class StatisticsBatch:
         How often it was observed.
     known : bool Tensor of shape (B, S)
         States the agent knows to exist; the rest is padding.
+    allowed : bool Tensor of shape (B, S, A)
+        Actions that each state has, at least one.
     gamma : Tensor of shape (B,)
     reward_range : Tensor of shape (B, 2)
         Smallest and largest reward the user declares; NaN where undeclared.
@@ -50,6 +52,7 @@ class StatisticsBatch:
     edge_next: Tensor
     edge_count: Tensor
     known: Tensor
+    allowed: Tensor
     gamma: Tensor
     reward_range: Tensor
 
@@ -59,9 +62,15 @@ class StatisticsBatch:
         statistics: Statistics,
         gamma: float,
         reward_range: tuple[float, float] | None = None,
+        allowed: np.ndarray | None = None,
     ) -> StatisticsBatch:
-        """Return the batch of one data set, in float64 on the CPU."""
+        """Return the batch of one data set, in float64 on the CPU.
+
+        ``allowed`` (S, A) flags the actions of each state; None allows all.
+        """
         shape = (statistics.n_states, statistics.n_actions)
+        if allowed is None:
+            allowed = np.ones(shape, bool)
         flat_pair = statistics.pair_state * shape[1] + statistics.pair_action
 
         def dense(values: np.ndarray) -> Tensor:
@@ -79,6 +88,7 @@ class StatisticsBatch:
             edge_next=torch.from_numpy(statistics.edge_next),
             edge_count=torch.from_numpy(np.asarray(statistics.edge_count, float)),
             known=torch.ones(1, shape[0], dtype=torch.bool),
+            allowed=torch.from_numpy(allowed[None]),
             gamma=torch.tensor([gamma], dtype=torch.float64),
             reward_range=torch.tensor([declared], dtype=torch.float64),
         )
@@ -113,6 +123,7 @@ class Features:
         The edge's share of the arrivals in its next state; sums to one over
         the edges that enter a state.
     known : bool Tensor of shape (B, S)
+    allowed : bool Tensor of shape (B, S, A)
     gamma, scale : Tensor of shape (B,)
     """
 
@@ -128,6 +139,7 @@ class Features:
     edge_sibling: Tensor
     edge_predecessor: Tensor
     known: Tensor
+    allowed: Tensor
     gamma: Tensor
     scale: Tensor
 
@@ -205,6 +217,7 @@ def build_features(batch: StatisticsBatch) -> Features:
             largest,
             torch.log1p(n_next),
             (reward != 0).to(reward),
+            (~batch.allowed).to(reward),
         ],
         dim=-1,
     )
@@ -214,13 +227,14 @@ def build_features(batch: StatisticsBatch) -> Features:
             0.3 * torch.log1p(state_visits),
             0.3 * torch.log1p(arrivals),
             (state_visits > 0).to(reward),
-            visited.to(reward).mean(-1),
+            visited.to(reward).sum(-1) / batch.allowed.sum(-1).clamp(min=1),
             batch.known.to(reward),
         ],
         dim=-1,
     )
 
     n_known = batch.known.sum(-1).clamp(min=1).to(reward)
+    n_pairs = (batch.known[..., None] & batch.allowed).sum((1, 2)).clamp(min=1)
     n_visited = visited.sum((1, 2)).clamp(min=1).to(reward)
     repeated = batch.n >= 2
     n_repeated = repeated.sum((1, 2)).to(reward)
@@ -233,7 +247,7 @@ def build_features(batch: StatisticsBatch) -> Features:
             declared.to(reward),
             torch.where(declared, low / scale, 0.0),
             torch.where(declared, high / scale, 0.0),
-            n_visited / (n_known * n_actions),
+            n_visited / n_pairs,
             0.3 * torch.log1p(batch.n).sum((1, 2)) / n_visited,
             0.3 * torch.log1p(batch.n.sum((1, 2))),
             0.3 * torch.log(n_known),
@@ -261,6 +275,7 @@ def build_features(batch: StatisticsBatch) -> Features:
         edge_sibling=edge_prob / leaving[edge_from],
         edge_predecessor=edge_prob / entering[batch.edge_next],
         known=batch.known,
+        allowed=batch.allowed,
         gamma=batch.gamma,
         scale=scale,
     )

@@ -141,10 +141,11 @@ class _Layer(nn.Module):
         b, s, a, d = pair.shape
         h = self.state_norm(state)
         x = self.pair_norm(pair)
-        known = features.known[..., None]
+        known, allowed = features.known[..., None], features.allowed[..., None]
         n_known = known.sum(1).clamp(min=1)
 
-        by_action = (x * known[:, :, None]).sum(1) / n_known[:, :, None]  # (B, A, d)
+        asked = known[:, :, None] & allowed
+        by_action = (x * asked).sum(1) / asked.sum(1).clamp(min=1)  # (B, A, d)
         pair = (
             pair
             + self.attended(self._attend(x, h, features)).view(b, s, a, d)
@@ -154,7 +155,9 @@ class _Layer(nn.Module):
         )
         pair = pair + self.pair_mlp(self.pair_mlp_norm(pair))
 
-        pooled = torch.cat([pair.mean(2), pair.amax(2)], -1)  # (B, S, 2 d)
+        average = (pair * allowed).sum(2) / allowed.sum(2).clamp(min=1)
+        most = pair.masked_fill(~allowed, -1e9).amax(2)
+        pooled = torch.cat([average, most], -1)  # (B, S, 2 d)
         state = state + self.pool_pairs(pooled) + self.data_to_state(data)[:, None]
         state = state + self.state_mlp(self.state_mlp_norm(state))
 
@@ -309,6 +312,8 @@ class Network(nn.Module):
         the best action, A the advantages, m = 10 / sqrt(g) the most that it may be,
         and g = k / (k + n) for the least visited action of the state. As n goes to
         infinity, so does m, and what is left is the middle plan's greedy policy.
+        Actions that are not allowed get probability zero; their values may not exceed
+        those of the best allowed action.
         """
         dtype = tokens.pair.dtype
         advantage = q - q.amax(-1, keepdim=True)
@@ -322,7 +327,8 @@ class Network(nn.Module):
         )
         residual = self.residual_head(context).to(q.dtype)  # (B, S, A, 2)
         knobs = self.state_head(tokens.state).to(q.dtype)[:, :, None]  # (B, S, 1, 6)
-        least = features.n.amin(-1, keepdim=True)
+        least = features.n.masked_fill(~features.allowed, math.inf)
+        least = least.amin(-1, keepdim=True)
         logs = []
         for i in range(2):
             log_temperature, log_pace, share = knobs[..., 3 * i : 3 * i + 3].unbind(-1)
@@ -334,5 +340,6 @@ class Network(nn.Module):
             drop = -mixed / temperature
             reach = _REACH / gate.sqrt()
             logits = gate * residual[..., i] - drop * reach / (drop + reach)
+            logits = logits.masked_fill(~features.allowed, -1e9)
             logs.append(logits.log_softmax(-1))
         return Decision(*logs)

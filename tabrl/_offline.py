@@ -426,9 +426,10 @@ def _infer(
     gamma: float,
     reward_range: tuple[float, float] | None,
     device: torch.device,
+    allowed: NDArray[np.bool_] | None = None,
 ) -> tuple[Features, Tokens, Posterior]:
     """Return what the network reads and what it makes of it."""
-    batch = StatisticsBatch.from_statistics(statistics, gamma, reward_range)
+    batch = StatisticsBatch.from_statistics(statistics, gamma, reward_range, allowed)
     with torch.inference_mode():
         features = build_features(batch).to(device)
         return features, *network(features)
@@ -448,7 +449,7 @@ def _solve(
     best allowed action if they are worth more.
     """
     features, tokens, posterior = _infer(
-        network, statistics, gamma, reward_range, device
+        network, statistics, gamma, reward_range, device, allowed
     )
     with torch.inference_mode():
         process = SparseProcess(posterior, features)
@@ -468,7 +469,6 @@ def _solve(
     log_policy = decision.policy[0].cpu().numpy()
     if allowed is not None:
         log_policy = np.where(allowed, log_policy, -np.inf)
-        log_policy -= np.logaddexp.reduce(log_policy, 1, keepdims=True)
     values = q * float(features.scale)
     # The heads are learned one by one; quantiles must be in order.
     values[0] = np.minimum(values[0], values[1])

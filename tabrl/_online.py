@@ -631,7 +631,7 @@ class OnlineAgent:
             network = load_network(self.checkpoint, device)
             with torch.inference_mode():
                 features, _, posterior = _infer(
-                    network, statistics, self.gamma, self.reward_range, device
+                    network, statistics, self.gamma, self.reward_range, device, allowed
                 )
                 _, middle, high = posterior.reward[:, 0].cpu().numpy()
                 process = SparseProcess(posterior, features)

@@ -23,6 +23,8 @@ from tabrl._network import Posterior
 _TIE = 1e-9
 # Residual of the solved values, as a share of their bound.
 _ACCURACY = 1e-11
+# A reward that no plan accepts, small enough for float32 to add to.
+_NEVER = -1e9
 # Below this many states a dense solve is faster than an iterative one.
 _DENSE_STATES = 192
 
@@ -103,11 +105,17 @@ def evaluate_actions(P: Tensor, r: Tensor, gamma: Tensor, action: Tensor) -> Ten
 
 
 def plan_dense(posterior: Posterior, features: Features) -> Tensor:
-    """Return differentiable optimal action values of the three heads, (3, B, S, A)."""
+    """Return differentiable optimal action values of the three heads, (3, B, S, A).
+
+    Actions that are not allowed have at most the value of the best allowed action.
+    """
     P = dense_transitions(posterior, features)
-    action = policy_iteration(P, posterior.reward, features.gamma)
+    allowed = features.allowed
+    choices = posterior.reward.masked_fill(~allowed, _NEVER)
+    action = policy_iteration(P, choices, features.gamma)
     v = evaluate_actions(P, posterior.reward, features.gamma, action)
-    return action_values(P, posterior.reward, features.gamma[:, None, None], v)
+    q = action_values(P, posterior.reward, features.gamma[:, None, None], v)
+    return torch.where(allowed, q, torch.minimum(q, v[..., None]))
 
 
 # -- sparse, one data set ----------------------------------------------------

@@ -39,6 +39,7 @@ def statistics_batch(
         edge_next=b * n_states + following,
         edge_count=counts[b, s, a, following],
         known=known,
+        allowed=torch.ones(counts.shape[:3], dtype=torch.bool),
         gamma=tensor(np.broadcast_to(gamma, n_sets)),
         reward_range=tensor(np.broadcast_to(reward_range, (n_sets, 2))),
     )
@@ -147,6 +148,7 @@ def test_features_by_hand():
         0.5,
         np.log(4),
         1,
+        0,
     ]
     np.testing.assert_allclose(features.pair[0, 0, 0], expected)
     unvisited = np.zeros(11)

@@ -38,6 +38,7 @@ def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
     fields |= {
         "n": torch.zeros(n_sets, n_states, n_actions, dtype=torch.float64),
         "known": torch.ones(n_sets, n_states, dtype=torch.bool),
+        "allowed": torch.ones(n_sets, n_states, n_actions, dtype=torch.bool),
         "gamma": torch.full((n_sets,), gamma, dtype=torch.float64),
     }
     return Features(**(fields | edges))

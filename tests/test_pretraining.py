@@ -219,15 +219,23 @@ def statistics_of(batch, log) -> Statistics:
     return Statistics.from_codes(s, a, R[s, a, t], t, ended, *R.shape[:2])
 
 
+def without_noise(batch: ProcessBatch) -> ProcessBatch:
+    """Return the batch of one process, every reward of which is its mean."""
+    none = torch.zeros(1, dtype=torch.float64)
+    return replace(batch, noise=none, outcomes=torch.full((1, 2), torch.nan).double())
+
+
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_training_and_inference_make_the_same_features(family):
     rng = np.random.default_rng(8)
     batch = draw_processes(rng, 1, 9, 3, [family])
-    batch = replace(batch, noise=torch.zeros(1, dtype=torch.float64))
+    batch = without_noise(batch)
     log = simulate(rng, batch, np.array([60]))
     gamma = float(batch.gamma)
     training = to_statistics(batch, log, np.array([False]), UNDECLARED)
-    inference = StatisticsBatch.from_statistics(statistics_of(batch, log), gamma)
+    inference = StatisticsBatch.from_statistics(
+        statistics_of(batch, log), gamma, allowed=batch.allowed[0].numpy()
+    )
     for field in fields(StatisticsBatch):
         left, right = getattr(training, field.name), getattr(inference, field.name)
         assert left.shape == right.shape, field.name
@@ -240,7 +248,7 @@ def test_training_and_inference_make_the_same_features(family):
 def test_what_an_offline_log_does_not_show_is_padding(family):
     rng = np.random.default_rng(9)
     batch = draw_processes(rng, 1, 12, 3, [family])
-    batch = replace(batch, noise=torch.zeros(1, dtype=torch.float64))
+    batch = without_noise(batch)
     log = simulate(rng, batch, np.array([25]))
     training = to_statistics(batch, log, np.array([True]), UNDECLARED)
     known = training.known[0]
@@ -252,7 +260,9 @@ def test_what_an_offline_log_does_not_show_is_padding(family):
     active = np.flatnonzero(statistics.active_states)
     np.testing.assert_array_equal(np.flatnonzero(known), active)
     inference = StatisticsBatch.from_statistics(
-        statistics.compress(active), float(batch.gamma)
+        statistics.compress(active),
+        float(batch.gamma),
+        allowed=batch.allowed[0, active].numpy(),
     )
     network = small_network().double()
     values = []

@@ -1,13 +1,30 @@
 """The prior over decision processes: one file a family, rng to process."""
 
-from pretraining.prior import corridors, graphs, layers, mazes
-from pretraining.prior._process import Process, log_uniform
+from pretraining.prior import (
+    bandits,
+    bands,
+    corridors,
+    garnet,
+    graphs,
+    layers,
+    mazes,
+    operations,
+    rooms,
+    traps,
+)
+from pretraining.prior._process import Process, log_uniform, restrict_actions
 
 FAMILIES = {
     "graphs": graphs.sample,
     "mazes": mazes.sample,
     "corridors": corridors.sample,
     "layers": layers.sample,
+    "garnet": garnet.sample,
+    "bandits": bandits.sample,
+    "operations": operations.sample,
+    "bands": bands.sample,
+    "traps": traps.sample,
+    "rooms": rooms.sample,
 }
 
-__all__ = ["FAMILIES", "Process", "log_uniform"]
+__all__ = ["FAMILIES", "Process", "log_uniform", "restrict_actions"]

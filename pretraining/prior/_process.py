@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ class Process:
         The two rewards, low and high, that every draw takes; their odds give the
         mean. None for Gaussian noise.
     allowed : bool array of shape (S, A) or None
-        Actions that each state has, at least one; None for all.
+        Actions that each state has, at least one; None for all. The rows of others
+        repeat those of the state's first allowed action.
     """
 
     P: NDArray
@@ -63,6 +64,21 @@ def sparse_rows(rng: Rng, candidates: NDArray, outdegree: NDArray, S: int) -> ND
     at = np.arange(n_states)[:, None, None], np.arange(n_actions)[:, None]
     np.add.at(P, (*at, candidates), weight)
     return P
+
+
+def restrict_actions(rng: Rng, process: Process) -> Process:
+    """Take some actions away from each state; their rows repeat an allowed one."""
+    shape = process.P.shape[:2]
+    allowed = rng.random(shape) < rng.uniform(0.3, 0.95)
+    allowed[np.arange(shape[0]), rng.integers(shape[1], size=shape[0])] = True
+    stand_in = np.where(allowed, np.arange(shape[1]), allowed.argmax(1)[:, None])
+    at = np.arange(shape[0])[:, None]
+    return replace(
+        process,
+        P=process.P[at, stand_in],
+        R=process.R[at, stand_in],
+        allowed=allowed,
+    )
 
 
 def shuffle_actions(rng: Rng, rows: NDArray) -> NDArray:
