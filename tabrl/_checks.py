@@ -37,6 +37,14 @@ def check_reward_range(
     return low, high
 
 
+def check_handle_unknown(handle_unknown: Any) -> str:
+    if handle_unknown not in ("error", "infer"):
+        raise ValueError(
+            f'handle_unknown must be "error" or "infer". Got {handle_unknown!r:.80}.'
+        )
+    return handle_unknown
+
+
 def check_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -38,12 +38,18 @@ _PRIOR_PARTS = 6  # itself, siblings, predecessors, any known state, unseen, end
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Dimensions of the network, all that is needed to rebuild it."""
+    """Dimensions of the network, all that is needed to rebuild it.
+
+    ``optimism`` and ``optimism_growth`` say how an agent explores with it, see
+    `Network.optimistic_reward`; they are chosen after training.
+    """
 
     width: int = 64
     n_layers: int = 3
     n_heads: int = 4
     mlp_ratio: int = 2
+    optimism: float = 1.0
+    optimism_growth: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -303,6 +309,21 @@ class Network(nn.Module):
             predecessors=mixture[..., 2],
             anywhere=mixture[..., 3],
         )
+
+    def optimistic_reward(self, posterior: Posterior, features: Features) -> Tensor:
+        """Return the rewards (B, S, A) for which an agent plans that explores.
+
+        The middle head's plus level times what the high head adds to it, where
+        level = optimism + optimism_growth log(1 + m) and m is the mean number of
+        visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012), the quantile to
+        hope for rises with time, so that exploration never ends for good.
+        """
+        _, middle, high = posterior.reward
+        asked = features.known[..., None] & features.allowed
+        visits = features.n.sum((1, 2)) / asked.sum((1, 2)).clamp(min=1)
+        growth = self.config.optimism_growth * torch.log1p(visits)
+        level = self.config.optimism + growth
+        return middle + level[:, None, None] * (high - middle)
 
     def decide(self, tokens: Tokens, features: Features, q: Tensor) -> Decision:
         """Turn planned action values q (3, B, S, A) into policy log-probabilities.

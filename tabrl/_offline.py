@@ -19,6 +19,7 @@ from tabrl._checkpoint import load_network
 from tabrl._checks import (
     check_device,
     check_gamma,
+    check_handle_unknown,
     check_reward_range,
     restored_device,
     some,
@@ -65,6 +66,10 @@ class OfflinePolicyEstimator(BaseEstimator):
         outside are an error.
     random_state : int, RandomState instance or None, default=None
         Breaks ties between equally probable actions.
+    handle_unknown : {"error", "infer"}, default="error"
+        What to say of a state that is not in the log: nothing, or what the network
+        infers for a state without data from all the others (that one action is costly
+        wherever it was tried, say).
 
     Attributes
     ----------
@@ -107,12 +112,14 @@ class OfflinePolicyEstimator(BaseEstimator):
         device: str | torch.device = "auto",
         reward_range: tuple[float, float] | None = None,
         random_state: int | np.random.RandomState | None = None,
+        handle_unknown: str = "error",
     ) -> None:
         self.gamma = gamma
         self.checkpoint = checkpoint
         self.device = device
         self.reward_range = reward_range
         self.random_state = random_state
+        self.handle_unknown = handle_unknown
 
     def fit(
         self,
@@ -199,7 +206,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         Parameters
         ----------
         states : array-like of shape (n,)
-            Labels in ``states_``; rows of several columns are one label each.
+            Labels in ``states_``, or any with `handle_unknown` "infer"; rows of several
+            columns are one label each.
 
         Returns
         -------
@@ -209,7 +217,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         Raises
         ------
         ValueError
-            If a state is not in the log.
+            If a state is not in the log and `handle_unknown` is "error".
         """
         codes = self._codes(states)
         return self.actions_[self._greedy[codes]]
@@ -233,7 +241,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         Raises
         ------
         ValueError
-            If a state is not in the log.
+            If a state is not in the log and `handle_unknown` is "error".
         """
         codes = self._codes(states)
         return self._policy[codes]
@@ -260,7 +268,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         Raises
         ------
         ValueError
-            If a state is not in the log, or the level is out of range.
+            If a state is not in the log and `handle_unknown` is "error", or if the
+            level is out of range.
         """
         codes = self._codes(states)
         return _at_quantile(self._values[:, codes], quantile)
@@ -286,6 +295,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             "device": str(self.device),
             "reward_range": low_high and list(low_high),
             "random_state": pack_random_state(self.random_state),
+            "handle_unknown": "infer" if self._infers else "error",
         }
         tables = {name: getattr(self, name) for name in _TABLES}
         arrays = tables | statistics_to_arrays(self.statistics_)
@@ -325,6 +335,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             packed = parameters["random_state"]
             parameters["random_state"] = unpack_random_state(packed)
             policy = cls(**parameters)
+            policy._infers = policy.handle_unknown == "infer"
             size = (len(arrays["states_"]), len(arrays["actions_"]))
             policy.statistics_ = statistics_from_arrays(arrays, *size)
             policy.n_transitions_ = int(policy.statistics_.n.sum())
@@ -332,7 +343,8 @@ class OfflinePolicyEstimator(BaseEstimator):
                 setattr(policy, name, arrays[name])
             shapes = [table.shape for table in (policy._values, policy._policy)]
             greedy = policy._greedy
-            if shapes != [(3, *size), size] or greedy.shape != size[:1]:
+            rows = (size[0] + 1, size[1])
+            if shapes != [(3, *rows), rows] or greedy.shape != rows[:1]:
                 raise ValueError("tables of different sizes")
             if not ((0 <= greedy) & (greedy < size[1])).all():
                 raise ValueError("an action that is not there")
@@ -380,17 +392,24 @@ class OfflinePolicyEstimator(BaseEstimator):
             _check_means(statistics, *reward_range)
         device = check_device(self.device)
         rng = check_random_state(self.random_state)
+        infers = check_handle_unknown(self.handle_unknown) == "infer"
         network = load_network(self.checkpoint, device)
 
-        # Nothing is decided in states that were only ever entered by terminating.
+        # Nothing is decided in states that were only ever entered by terminating. The
+        # last row is that of the states that are not in the log.
         active = np.flatnonzero(statistics.active_states)
-        size = (statistics.n_states, statistics.n_actions)
+        size = (statistics.n_states + 1, statistics.n_actions)
+        asked = statistics.compress(active)
+        if infers:
+            rows, columns = np.arange(len(active)), np.arange(size[1])
+            asked = asked.relabel(rows, columns, len(active) + 1, size[1])
+            active = np.append(active, statistics.n_states)
         values = np.zeros((3, *size))
         log_policy = np.full(size, -math.log(size[1]))
         values[:, active], log_policy[active] = _solve(
-            network, statistics.compress(active), gamma, reward_range, device
+            network, asked, gamma, reward_range, device
         )
-        self.states_, self.actions_ = states, actions
+        self.states_, self.actions_, self._infers = states, actions, infers
         self.statistics_ = statistics
         self.n_transitions_ = int(statistics.n.sum())
         self._values, self._policy = values, np.exp(log_policy)
@@ -400,14 +419,14 @@ class OfflinePolicyEstimator(BaseEstimator):
     def _codes(self, states: Any) -> NDArray[np.int64]:
         check_is_fitted(self)
         codes = encode(states, self.states_)
-        unknown = codes < 0
-        if unknown.any():
+        unknown = codes < 0  # their index is that of the last row
+        if unknown.any() and not self._infers:
             rows = np.flatnonzero(unknown)
             raise ValueError(
                 f"Every state must be in the log given to fit. Found {len(rows)} of "
                 f"{len(codes)} that are not, first at row {rows[0]}: "
                 f"{some(as_labels(states)[rows])}. Add transitions that visit them "
-                "with partial_fit, or drop them."
+                "with partial_fit, drop them, or fit with handle_unknown='infer'."
             )
         return codes
 

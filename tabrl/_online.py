@@ -88,8 +88,9 @@ class OnlineAgent:
     device : str or torch.device, default="auto"
         As in `OfflinePolicyEstimator`.
     optimism : float, default=1.0
-        Scales how far the high estimate is above the middle one; 0 explores nothing
-        that does not look best. Like `explore` it may be set at any time, and is read
+        Scales how far what the agent hopes for is above what it expects; 1 is what the
+        checkpoint was found to explore best with, 0 explores nothing that does not look
+        best. Like `explore` it may be set at any time, and is read
         when the agent plans next.
     explore : bool, default=True
         False follows the exploiting policy instead, sampled from `predict_proba`.
@@ -633,7 +634,8 @@ class OnlineAgent:
                 features, _, posterior = _infer(
                     network, statistics, self.gamma, self.reward_range, device, allowed
                 )
-                _, middle, high = posterior.reward[:, 0].cpu().numpy()
+                middle = posterior.reward[1, 0].cpu().numpy()
+                high = network.optimistic_reward(posterior, features)[0].cpu().numpy()
                 process = SparseProcess(posterior, features)
             r = middle + self.optimism * (high - middle)
             scores[codes] = plan_sparse(process, r, allowed=allowed)

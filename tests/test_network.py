@@ -398,3 +398,17 @@ def test_more_data_bring_the_posterior_nearer(network):
     assert distances[1] < distances[0]
     assert distances[2] < 0.1 * distances[1]
     assert distances[3] < 0.02 * distances[2]
+
+
+def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
+    data = statistics_batch(**draw_arrays(0), gamma=0.9)
+    features = build_features(data)
+    config = NetworkConfig(optimism=0.5, optimism_growth=0.2)
+    network = Network(config).double()
+    _, posterior = network(features)
+    _, middle, high = posterior.reward
+    found = network.optimistic_reward(posterior, features)
+    visits = data.n.mean((1, 2))
+    level = 0.5 + 0.2 * np.log1p(visits)
+    expected = middle + level[:, None, None] * (high - middle)
+    torch.testing.assert_close(found, expected)

@@ -685,3 +685,42 @@ def test_states_unknown_at_predict(policy):
 def test_quantiles_out_of_range(quantile, policy):
     with pytest.raises(ValueError, match=r"quantile must lie in \[0\.1, 0\.9\]\. Got"):
         policy.action_values([1], quantile)
+
+
+# States that are not in the log
+
+
+def costly_log(seed) -> dict:
+    """Return a log in which the last of three actions costs 10 wherever it is tried."""
+    rng = np.random.default_rng(seed)
+    action = rng.integers(3, size=300)
+    return {
+        "state": rng.integers(20, size=300),
+        "action": action,
+        "reward": np.where(action == 2, -10.0, rng.normal(size=300)),
+        "next_state": rng.integers(20, size=300),
+        "terminated": np.zeros(300, bool),
+    }
+
+
+def test_an_unknown_state_is_inferred_from_the_others(tmp_path):
+    policy = OfflinePolicyEstimator(handle_unknown="infer", random_state=0)
+    policy.fit(costly_log(0))
+    for row in policy.predict_proba([-5, 999]):
+        np.testing.assert_array_equal(row, policy.predict_proba([-5])[0])
+        assert row[2] < 0.01
+    values = policy.action_values([999])[0]
+    assert values[2] < values[:2].min() - 3
+    assert policy.predict([999])[0] in (0, 1)
+    policy.save(tmp_path / "policy")
+    again = OfflinePolicyEstimator.load(tmp_path / "policy")
+    np.testing.assert_array_equal(again.predict_proba([999])[0], row)
+
+
+def test_an_unknown_state_stays_an_error_until_fitted_otherwise():
+    policy = OfflinePolicyEstimator(random_state=0).fit(costly_log(0))
+    policy.set_params(handle_unknown="infer")
+    with pytest.raises(ValueError, match="first at row 1: 999.*handle_unknown"):
+        policy.predict([3, 999])
+    with pytest.raises(ValueError, match="handle_unknown must be"):
+        policy.set_params(handle_unknown="guess").fit(costly_log(0))
