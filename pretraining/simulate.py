@@ -240,8 +240,8 @@ def to_statistics(
     )
 
 
-def draw_reward_ranges(rng: np.random.Generator, batch: ProcessBatch) -> NDArray:
-    """Draw what users declare as reward range: nothing in half of the cases."""
+def reward_ranges(batch: ProcessBatch) -> NDArray:
+    """Return the smallest and the largest possible mean reward, (B, 2)."""
     possible = batch.P.numpy() > 0
     possible &= ~batch.terminal.numpy()[..., None, None]
     R = batch.R.numpy()
@@ -251,6 +251,12 @@ def draw_reward_ranges(rng: np.random.Generator, batch: ProcessBatch) -> NDArray
     two_valued = np.isfinite(outcomes[:, 0])
     low = np.where(two_valued, outcomes[:, 0], low)
     high = np.where(two_valued, outcomes[:, 1], high)
+    return np.stack([low, high], -1)
+
+
+def draw_reward_ranges(rng: np.random.Generator, batch: ProcessBatch) -> NDArray:
+    """Draw what users declare as reward range: nothing in half of the cases."""
+    low, high = reward_ranges(batch).T
     # Many users declare the range from zero.
     from_zero = rng.random(len(low)) < 0.5
     low = np.where(from_zero, np.minimum(low, 0), low)

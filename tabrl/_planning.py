@@ -57,13 +57,14 @@ def dense_transitions(posterior: Posterior, features: Features) -> Tensor:
 
 
 def policy_iteration(
-    P: Tensor, r: Tensor, gamma: Tensor, n_sweeps: int = 8, n_improvements: int = 20
+    P: Tensor, r: Tensor, gamma: Tensor, n_sweeps: int = 8, n_improvements: int = 100
 ) -> Tensor:
     """Return an optimal action of each state, int64 (..., B, S), by policy iteration.
 
     ``P`` (B, S, A, S) continuing probabilities, ``r`` (..., B, S, A), ``gamma``
     (B,). A few sweeps of value iteration come first: they are cheap, and most
-    processes then need two or three solves.
+    processes then need two or three solves. Where more are needed, sweeps come between
+    them, ever more: a far reward draws near by one state per policy otherwise.
     """
     with torch.no_grad():
         tie = 1e-5 if P.dtype == torch.float32 else _TIE
@@ -72,7 +73,7 @@ def policy_iteration(
         for _ in range(n_sweeps):
             v = action_values(P, r, discount, v).amax(-1)
         action = action_values(P, r, discount, v).argmax(-1)
-        for _ in range(n_improvements):
+        for i in range(n_improvements):
             v = evaluate_actions(P, r, gamma, action)
             q = action_values(P, r, discount, v)
             best, candidate = q.max(-1)
@@ -81,6 +82,12 @@ def policy_iteration(
             if not bool(better.any()):
                 break
             action = torch.where(better, candidate, action)
+            if i >= 3:
+                for _ in range(min(2 ** (i - 1), 256)):
+                    v = action_values(P, r, discount, v).amax(-1)
+                candidate = action_values(P, r, discount, v).argmax(-1)
+                improves = better.any(-1, keepdim=True)
+                action = torch.where(improves, candidate, action)
     return action
 
 
@@ -109,13 +116,17 @@ def plan_dense(posterior: Posterior, features: Features) -> Tensor:
 
     Actions that are not allowed have at most the value of the best allowed action.
     """
+    return plan_reward(posterior, features, posterior.reward)
+
+
+def plan_reward(posterior: Posterior, features: Features, reward: Tensor) -> Tensor:
+    """Plan for rewards (heads, B, S, A) of one's own; otherwise as `plan_dense`."""
     P = dense_transitions(posterior, features)
-    allowed = features.allowed
-    choices = posterior.reward.masked_fill(~allowed, _NEVER)
+    choices = reward.masked_fill(~features.allowed, _NEVER)
     action = policy_iteration(P, choices, features.gamma)
-    v = evaluate_actions(P, posterior.reward, features.gamma, action)
-    q = action_values(P, posterior.reward, features.gamma[:, None, None], v)
-    return torch.where(allowed, q, torch.minimum(q, v[..., None]))
+    v = evaluate_actions(P, reward, features.gamma, action)
+    q = action_values(P, reward, features.gamma[:, None, None], v)
+    return torch.where(features.allowed, q, torch.minimum(q, v[..., None]))
 
 
 # -- sparse, one data set ----------------------------------------------------
