@@ -38,18 +38,12 @@ _PRIOR_PARTS = 6  # itself, siblings, predecessors, any known state, unseen, end
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Dimensions of the network, all that is needed to rebuild it.
-
-    ``optimism`` and ``optimism_growth`` say how an agent explores with it, see
-    `Network.optimistic_reward`; they are chosen after training.
-    """
+    """Dimensions of the network, all that is needed to rebuild it."""
 
     width: int = 64
     n_layers: int = 3
     n_heads: int = 4
     mlp_ratio: int = 2
-    optimism: float = 1.0
-    optimism_growth: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -211,11 +205,18 @@ class _Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """Learned posterior over decision processes, and a policy from its plans."""
+    """Learned posterior over decision processes, and a policy from its plans.
 
-    def __init__(self, config: NetworkConfig) -> None:
+    ``optimism`` is the rule of `optimistic_reward`: chosen after training, kept with
+    the weights.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, optimism: tuple[float, float] = (1.0, 0.0)
+    ) -> None:
         super().__init__()
         self.config = config
+        self.optimism = optimism
         d = config.width
         self.embed_pair = nn.Linear(PAIR_FEATURES, d)
         self.embed_state = nn.Linear(STATE_FEATURES, d)
@@ -314,15 +315,15 @@ class Network(nn.Module):
         """Return the rewards (B, S, A) for which an agent plans that explores.
 
         The middle head's plus level times what the high head adds to it, where
-        level = optimism + optimism_growth log(1 + m) and m is the mean number of
-        visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012), the quantile to
+        level = base + growth log(1 + m), (base, growth) = ``optimism``, and m is the
+        mean number of visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012), the quantile to
         hope for rises with time, so that exploration never ends for good.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed
         visits = features.n.sum((1, 2)) / asked.sum((1, 2)).clamp(min=1)
-        growth = self.config.optimism_growth * torch.log1p(visits)
-        level = self.config.optimism + growth
+        base, growth = self.optimism
+        level = base + growth * torch.log1p(visits)
         return middle + level[:, None, None] * (high - middle)
 
     def decide(self, tokens: Tokens, features: Features, q: Tensor) -> Decision:

@@ -403,8 +403,7 @@ def test_more_data_bring_the_posterior_nearer(network):
 def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     data = statistics_batch(**draw_arrays(0))
     features = build_features(data)
-    config = NetworkConfig(optimism=0.5, optimism_growth=0.2)
-    network = Network(config).double()
+    network = Network(NetworkConfig(), optimism=(0.5, 0.2)).double()
     _, posterior = network(features)
     _, middle, high = posterior.reward
     found = network.optimistic_reward(posterior, features)

@@ -1,0 +1,139 @@
+"""Choose how optimistic an agent should be, by its regret on processes of the prior.
+
+    python -m pretraining.optimism --checkpoint runs/wide/checkpoint
+
+Every rule (optimism, growth) of `Network.optimistic_reward` explores the same processes
+of every family, seeded apart from training and validation. The benchmark has no say in
+it. Prints the mean normalised regret of an episode for each rule and family.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pretraining.loss import greedy, normalised_regret
+from pretraining.prior import FAMILIES, log_uniform
+from pretraining.simulate import Log, reward_ranges, to_statistics, with_rewards
+from pretraining.targets import ProcessBatch, draw_processes
+from tabrl._checkpoint import load_network
+from tabrl._features import build_features
+from tabrl._network import Network
+from tabrl._planning import plan_reward
+
+_SEED = 2**32 - 2  # validation has 2**32 - 1
+RULES = tuple((base, growth) for base in (0.25, 0.5, 1.0) for growth in (0.0, 0.2, 0.4))
+
+
+def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
+    """Yield batches of four processes of each family, the same at every call."""
+    for f, family in enumerate(FAMILIES):
+        for i in range(n_per_family // 4):
+            rng = np.random.default_rng((_SEED, f, i))
+            n_states = round(log_uniform(rng, 2, 32))
+            if family == "bandits":
+                n_states = int(rng.integers(1, 4))
+            n_actions = round(log_uniform(rng, 2, 10))
+            yield family, draw_processes(rng, 4, n_states, n_actions, [family])
+
+
+def online_regret(
+    network: Network, batch: ProcessBatch, n_episodes: int, n_steps: int, seed: int
+) -> NDArray[np.float64]:
+    """Return the normalised regret of each episode's plan, (n_episodes, B).
+
+    The agent knows the states, the actions and the range of the rewards; it plans once
+    an episode, ties at random, and every plan is scored exactly.
+    """
+    rng = np.random.default_rng(seed)
+    shape = batch.P.shape
+    log = Log(np.zeros(shape), np.zeros(shape[:3]), np.zeros(shape[:3]))
+    everything = np.zeros(shape[0], bool)
+    declared = reward_ranges(batch)
+    regrets = []
+    for _ in range(n_episodes):
+        statistics = to_statistics(batch, log, everything, declared)
+        with torch.inference_mode():
+            features = build_features(statistics)
+            _, posterior = network(features)
+            reward = network.optimistic_reward(posterior, features)
+            q = plan_reward(posterior, features, reward[None])[0]
+            q = q.masked_fill(~batch.allowed, -torch.inf)
+            pi = greedy(q).double()
+        regret = normalised_regret(batch, pi, everywhere=0.0)
+        regrets.append(regret.clamp(max=2).numpy())
+        counts = _episode(rng, batch, pi.numpy(), n_steps)
+        log = log + with_rewards(rng, batch, counts)
+    return np.array(regrets)
+
+
+def _episode(
+    rng: np.random.Generator, batch: ProcessBatch, pi: NDArray, n_steps: int
+) -> NDArray:
+    """Count the transitions of one episode of each process, (B, S, A, S)."""
+    shape = batch.P.shape
+    P, terminal = batch.P.numpy().cumsum(-1), batch.terminal.numpy()
+    choice = pi.cumsum(-1)
+
+    def draw(cumulative: NDArray) -> NDArray:
+        u = rng.random(len(cumulative)) * cumulative[:, -1]
+        return (cumulative <= u[:, None]).sum(-1)
+
+    counts = np.zeros(shape)
+    going = np.arange(shape[0])
+    state = draw(batch.start.numpy().cumsum(-1))
+    for _ in range(n_steps):
+        action = draw(choice[going, state])
+        following = draw(P[going, state, action])
+        counts[going, state, action, following] += 1
+        goes_on = ~terminal[going, following]
+        going, state = going[goes_on], following[goes_on]
+        if not len(going):
+            break
+    return counts
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default="auto")
+    parser.add_argument("--per-family", type=int, default=16, help="processes")
+    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=50, help="of an episode")
+    arguments = parser.parse_args()
+    network = load_network(arguments.checkpoint, torch.device("cpu"))
+    found: dict[tuple[float, float], dict[str, list[float]]] = {}
+    total = len(RULES) * len(FAMILIES) * (arguments.per_family // 4)
+    bar = tqdm(total=total)
+    for family, batch in exploration_set(arguments.per_family):
+        for rule in RULES:
+            explorer = copy.copy(network)
+            explorer.optimism = rule
+            regret = online_regret(
+                explorer, batch, arguments.episodes, arguments.steps, seed=0
+            )
+            row = found.setdefault(rule, {}).setdefault(family, [])
+            row.extend(regret.mean(0).tolist())
+            bar.update()
+    bar.close()
+    print("optimism growth  mean +- standard error  " + "  ".join(FAMILIES))
+    for (base, growth), families in found.items():
+        scores = np.array(list(families.values()))  # (families, processes)
+        error = scores.std() / np.sqrt(scores.size)
+        print(
+            f"{base:8.2f} {growth:6.2f}  {scores.mean():.4f} +- {error:.4f}  "
+            + "  ".join(
+                f"{score:{len(name)}.3f}"
+                for name, score in zip(FAMILIES, scores.mean(1), strict=True)
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
