@@ -95,11 +95,14 @@ configuration is in `config.json`.
 
 
 def averaged_network(run: Path) -> Network:
-    """Return the network with the averaged weights of a run."""
+    """Return the network with the averaged weights and the optimism of a run."""
     state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
     config = json.loads(state["config"])
     network = Network(NetworkConfig(**config["network"]))
     network.load_state_dict(state["average"])
+    chosen = run / "optimism.json"
+    if chosen.exists():
+        network.optimism = tuple(json.loads(chosen.read_text())["optimism"])
     return network
 
 
@@ -109,7 +112,8 @@ def export(run: Path, out: Path, benchmark: Path | None = None) -> None:
     Parameters
     ----------
     run : Path
-        Folder of the run, with ``validation.json`` if there are such figures.
+        Folder of the run, with ``validation.json`` if there are such figures and
+        ``optimism.json`` if `pretraining.optimism` has chosen one.
     out : Path
         Folder to write.
     benchmark : Path, optional

@@ -1,28 +1,30 @@
 """Choose how optimistic an agent should be, by its regret on processes of the prior.
 
-    python -m pretraining.optimism --checkpoint runs/wide/checkpoint
+    python -m pretraining.optimism --run runs/wide
 
 Every rule (optimism, growth) of `Network.optimistic_reward` explores the same processes
 of every family, seeded apart from training and validation. The benchmark has no say in
-it. Prints the mean normalised regret of an episode for each rule and family.
+it. Prints the mean normalised regret of an episode for each rule and family, and writes
+the best rule to ``optimism.json``, where the export finds it.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pretraining.export import averaged_network
 from pretraining.loss import greedy, normalised_regret
 from pretraining.prior import FAMILIES, log_uniform
 from pretraining.simulate import Log, reward_ranges, to_statistics, with_rewards
 from pretraining.targets import ProcessBatch, draw_processes
-from tabrl._checkpoint import load_network
 from tabrl._features import build_features
 from tabrl._network import Network
 from tabrl._planning import plan_reward
@@ -102,21 +104,20 @@ def _episode(
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", default="auto")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--per-family", type=int, default=16, help="processes")
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--steps", type=int, default=50, help="of an episode")
     arguments = parser.parse_args()
-    network = load_network(arguments.checkpoint, torch.device("cpu"))
+    network = averaged_network(arguments.run).eval()
     found: dict[tuple[float, float], dict[str, list[float]]] = {}
     total = len(RULES) * len(FAMILIES) * (arguments.per_family // 4)
     bar = tqdm(total=total)
     for family, batch in exploration_set(arguments.per_family):
         for rule in RULES:
-            explorer = copy.copy(network)
-            explorer.optimism = rule
+            network.optimism = rule
             regret = online_regret(
-                explorer, batch, arguments.episodes, arguments.steps, seed=0
+                network, batch, arguments.episodes, arguments.steps, seed=0
             )
             row = found.setdefault(rule, {}).setdefault(family, [])
             row.extend(regret.mean(0).tolist())
@@ -133,6 +134,9 @@ def main() -> None:
                 for name, score in zip(FAMILIES, scores.mean(1), strict=True)
             )
         )
+    best = min(found, key=lambda rule: np.mean(list(found[rule].values())))
+    chosen = {"optimism": best, "regret": [[rule, found[rule]] for rule in found]}
+    (arguments.run / "optimism.json").write_text(json.dumps(chosen) + "\n")
 
 
 if __name__ == "__main__":

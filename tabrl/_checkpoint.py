@@ -83,7 +83,8 @@ def load_network(
     """
     device = torch.empty(0, device=device).device  # "cuda" is "cuda:0", say
     with _opened(checkpoint, allow_download) as (source, config):
-        key = (config["sha256"], *config["network"].items(), str(device), dtype)
+        shape = (*config["network"].items(), *config["optimism"])
+        key = (config["sha256"], shape, str(device), dtype)
         if key not in _loaded:
             network = _build(source.path(source.weights), config)
             _loaded[key] = network.to(device, dtype)
@@ -148,6 +149,7 @@ def save_network(network: Network, folder: Path, about: dict[str, Any]) -> None:
         "tabrl": READABLE_BY,
         "architecture": ARCHITECTURE,
         "network": asdict(network.config),
+        "optimism": list(network.optimism),
         "sha256": hashlib.sha256(weights).hexdigest(),
         **about,
     }
@@ -367,6 +369,13 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"must give in 'network' positive integers {most}, n_heads dividing width. "
             f"Got {sizes!r:.200}.",
         )
+    rule: Any = config.setdefault("optimism", [1.0, 0.0])
+    pair = isinstance(rule, list) and len(rule) == 2
+    if not (pair and all(type(x) in (int, float) and 0 <= x <= 100 for x in rule)):
+        raise _BadFileError(
+            path,
+            f"must give in 'optimism' two numbers from 0 to 100. Got {rule!r:.80}.",
+        )
     return config
 
 
@@ -396,7 +405,7 @@ def _build(path: Path, config: dict[str, Any]) -> Network:
     except SafetensorError as error:
         raise _BadFileError(path, f"must be a safetensors file: {error}.") from None
     with torch.random.fork_rng(devices=[]):  # the initial weights draw numbers
-        network = Network(NetworkConfig(**sizes))
+        network = Network(NetworkConfig(**sizes), tuple(config["optimism"]))
     wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     if wanted != given:

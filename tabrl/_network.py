@@ -316,8 +316,8 @@ class Network(nn.Module):
 
         The middle head's plus level times what the high head adds to it, where
         level = base + growth log(1 + m), (base, growth) = ``optimism``, and m is the
-        mean number of visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012), the quantile to
-        hope for rises with time, so that exploration never ends for good.
+        mean number of visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012), the
+        quantile to hope for rises with time, so that exploration never ends for good.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed

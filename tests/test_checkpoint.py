@@ -121,6 +121,13 @@ BROKEN_CONFIG = {
     "negative size": (lambda f: resize(f, width=-8), "in 'network'"),
     "endless size": (lambda f: resize(f, width=10**400), "in 'network'"),
     "heads": (lambda f: resize(f, n_heads=3), "dividing width"),
+    "one optimism": (lambda f: edit_config(f, optimism=[1.0]), "in 'optimism'"),
+    "text optimism": (lambda f: edit_config(f, optimism=["1", 0]), "in 'optimism'"),
+    "no pair": (lambda f: edit_config(f, optimism=2.0), "in 'optimism'"),
+    "endless optimism": (
+        lambda f: edit_config(f, optimism=[float("inf"), 0.0]),
+        "in 'optimism'",
+    ),
 }
 BROKEN_WEIGHTS = {
     "huge": (lambda f: resize(f, width=4096, n_layers=64), r"size that config\.json"),

@@ -1,7 +1,11 @@
-"""Offline baselines: behaviour cloning, certainty equivalence and VI-LCB.
+"""Offline baselines: cloning, certainty equivalence, VI-LCB, SPIBB and Soft-SPIBB.
 
 Each turns the counts of a log into a policy of shape (S, A). They are told the
 number of states and of actions, which no log shows.
+
+In a state that the log does not show, all of them are uniform, with two exceptions
+that lie in what they are: ``ties="first"`` takes action 0, and the SPIBB methods keep
+the behaviour policy, which they are told.
 """
 
 from __future__ import annotations
@@ -13,8 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from pretraining.benchmark.exact import greedy, policy_iteration
+from pretraining.benchmark.exact import (
+    action_values,
+    evaluate,
+    greedy,
+    policy_iteration,
+    tolerance,
+)
 from pretraining.benchmark.process import Environment
+
+_MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +140,13 @@ def certainty_equivalence(
 
 
 def vi_lcb(
-    counts: Counts, gamma: float, c: float, delta: float = 0.1
+    counts: Counts,
+    gamma: float,
+    c: float,
+    delta: float = 0.1,
+    ties: str = "random",
 ) -> NDArray[np.float64]:
-    r"""Value iteration with lower confidence bounds, Hoeffding bonus, ties at random.
+    r"""Value iteration with lower confidence bounds, Hoeffding bonus.
 
     The policy is optimal for the observed frequencies with the rewards
 
@@ -160,6 +176,8 @@ def vi_lcb(
         Scale of the bonus, at least 0; 0.05, 0.1, 0.2, 0.5 and 1 are usual.
     delta : float, default=0.1
         Probability that a bound fails.
+    ties : {"random", "first"}
+        As in `certainty_equivalence`.
 
     Returns
     -------
@@ -171,4 +189,114 @@ def vi_lcb(
     bonus = c * (high - low) * np.sqrt(log_term / (2 * np.maximum(counts.n, 1)))
     unvisited = (low - bonus.max()) / (1 - gamma)
     reward = np.where(counts.n > 0, counts.mean_reward - bonus, unvisited)
-    return greedy(policy_iteration(counts.transition, reward, gamma))
+    return greedy(policy_iteration(counts.transition, reward, gamma), ties)
+
+
+def spibb(
+    counts: Counts, gamma: float, behaviour: NDArray[np.float64], n_wedge: float
+) -> NDArray[np.float64]:
+    """Pi_b-SPIBB of Laroche, Trichelair and Tachet des Combes 2019 (arXiv 1712.06924).
+
+    The best policy, for the observed frequencies and mean rewards, among those that
+    give each action with fewer than `n_wedge` visits its probability under the
+    behaviour policy: policy iteration whose greedy step moves the rest of a state's
+    probability to the best of the other actions (their algorithm 1).
+
+    Parameters
+    ----------
+    counts : Counts
+        Statistics of the log.
+    gamma : float
+        Discount factor in [0, 1).
+    behaviour : array of shape (S, A)
+        The true behaviour policy.
+    n_wedge : float
+        Visits, at least 1; 5 to 100 in the paper.
+
+    Returns
+    -------
+    array of shape (S, A)
+        The policy.
+    """
+    known = counts.n >= n_wedge
+    kept = np.where(known, 0.0, behaviour)
+    free = np.where(known, behaviour, 0.0).sum(axis=1, keepdims=True)
+    transition, reward = counts.transition, counts.mean_reward
+    pi = behaviour
+    for _ in range(_MAX_ITERATIONS):
+        q = _policy_action_values(transition, reward, gamma, pi)
+        best = np.where(known, q, -np.inf).argmax(axis=1)
+        improved = kept + free * np.eye(q.shape[1])[best]
+        gain = ((improved - pi) * q).sum(axis=1)
+        if (gain <= tolerance(q)).all():
+            return pi
+        pi = np.where((gain > tolerance(q))[:, None], improved, pi)
+    raise RuntimeError(f"SPIBB took over {_MAX_ITERATIONS} iterations.")
+
+
+def soft_spibb(
+    counts: Counts,
+    gamma: float,
+    behaviour: NDArray[np.float64],
+    epsilon: float,
+    delta: float = 1.0,
+) -> NDArray[np.float64]:
+    r"""Approx-Soft-SPIBB, 1 step, of Nadjahi et al. 2019 (arXiv 1907.05079).
+
+    One step of policy improvement on the behaviour policy's action values q, for the
+    observed frequencies and mean rewards, within a budget in each state:
+
+    .. math:: \sum_a e(s, a) |\pi(a | s) - \pi_b(a | s)| \le \epsilon, \quad
+              e(s, a) = \sqrt{2 \log(2 S A / \delta) / n(s, a)}.
+
+    Their algorithm 1 spends it greedily: from the worst action upwards, it moves
+    probability to the actions with most improvement per error. An unvisited pair has
+    an infinite error and keeps its probability.
+
+    Parameters
+    ----------
+    counts : Counts
+        Statistics of the log.
+    gamma : float
+        Discount factor in [0, 1).
+    behaviour : array of shape (S, A)
+        The true behaviour policy.
+    epsilon : float
+        The budget; 0.1 to 5 in the paper.
+    delta : float, default=1
+        Probability that an error bound fails; 1 in the paper's experiments.
+
+    Returns
+    -------
+    array of shape (S, A)
+        The policy.
+    """
+    q = _policy_action_values(counts.transition, counts.mean_reward, gamma, behaviour)
+    s = np.arange(len(q))
+    with np.errstate(divide="ignore"):
+        error = np.sqrt(2 * np.log(2 * q.size / delta) / counts.n)
+    budget = np.full(len(q), float(epsilon))
+    pi = behaviour.copy()
+    for low in np.argsort(q, axis=1, kind="stable").T:
+        left = np.minimum(pi[s, low], budget / (2 * error[s, low]))
+        gain = (q - q[s, low][:, None]) / error
+        for high in np.argsort(-gain, axis=1, kind="stable").T:
+            mass = np.minimum(left, budget / (2 * error[s, high]))
+            mass = np.where(gain[s, high] > 0, mass, 0.0)
+            pi[s, low] -= mass
+            pi[s, high] += mass
+            left -= mass
+            cost = error[s, low] + error[s, high]  # may be infinite, then mass is 0
+            spent = np.multiply(mass, cost, where=mass > 0, out=np.zeros(len(q)))
+            budget = np.maximum(budget - spent, 0.0)
+    return pi
+
+
+def _policy_action_values(
+    transition: sparse.csr_array,
+    reward: NDArray[np.float64],
+    gamma: float,
+    pi: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    v = evaluate(transition, reward, gamma, pi)
+    return action_values(transition, reward, gamma, v)

@@ -1,41 +1,73 @@
-"""Offline benchmark: one policy from one log, scored exactly."""
+"""Offline benchmark: one policy from one log, scored exactly.
+
+A cell is one log: an environment, a behaviour policy, a size, a discount factor and a
+seed. Every method gets the same log. Of what a log cannot show they know the numbers
+of states and of actions, and the SPIBB methods the behaviour policy as well. In states
+that are not in the log a policy is uniform; the two exceptions are those of
+`pretraining.benchmark.baselines`.
+
+The rows have the cell's parameters, `method`, `constant` (None where a method has
+none), `value` (normalised and clipped below at -1) and `value_unclipped`.
+"""
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from pretraining.benchmark import peers
 from pretraining.benchmark.baselines import (
     behaviour_cloning,
     certainty_equivalence,
     count,
+    soft_spibb,
+    spibb,
     vi_lcb,
 )
+from pretraining.benchmark.cells import Cell, Row, provenance, run_cells
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment
 from pretraining.benchmark.exact import greedy
 from pretraining.benchmark.process import Environment
-from pretraining.benchmark.report import vi_lcb_name
 
 Log = Mapping[str, NDArray]
+# Method, its constant, its policy of shape (S, A).
+Policies = Iterator[tuple[str, float | None, NDArray[np.float64]]]
 
+BEHAVIOURS = ("uniform", "epsilon 0.3", "epsilon 0.05", "softmax")
+# The constants of the papers.
 VI_LCB_CONSTANTS = (0.05, 0.1, 0.2, 0.5, 1.0)
+SPIBB_CONSTANTS = (5, 10, 20, 50, 100)
+SOFT_SPIBB_CONSTANTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+CQL_CONSTANTS = (0.1, 1.0)
+
 TABRL_GREEDY, TABRL_SAMPLED = "tabrl, greedy", "tabrl, sampled"
-CLONING = "behaviour cloning"
+BEHAVIOUR, CLONING = "behaviour policy", "behaviour cloning"
 CE_FIRST = "certainty equivalence, argmax"
 CE_RANDOM = "certainty equivalence, random ties"
-# Columns of the tables by environment.
-PREFERRED = (TABRL_GREEDY, TABRL_SAMPLED, CE_FIRST, CE_RANDOM)
+VI_LCB_FIRST, VI_LCB_RANDOM = "VI-LCB, argmax", "VI-LCB, random ties"
+SPIBB, SOFT_SPIBB = "SPIBB", "Soft-SPIBB"
+CQL, BCQ = peers.D3RLPY_METHODS
+
+# What d3rlpy's networks are trained on: 60 logs a gamma, about 17 s each.
+D3RLPY_ENVIRONMENTS = (
+    "gridworld-3x3",
+    "FrozenLake-v1",
+    "CliffWalking-v1",
+    "RiverSwim-6",
+    "DeepSea-6",
+)
+D3RLPY_BEHAVIOURS = ("uniform", "epsilon 0.3")
+D3RLPY_SIZES = (64, 1024)
+D3RLPY_SEEDS = 3
+D3RLPY_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -46,8 +78,8 @@ class Protocol:
     ----------
     environments : sequence of str
         Names of the environments.
-    epsilons : sequence of float
-        Behaviours: epsilon-greedy on the optimal policy; 1 is the uniform policy.
+    behaviours : sequence of str
+        Names of the behaviour policies, as for `behaviour_policy`.
     sizes : sequence of int
         Transitions of a log.
     n_seeds : int
@@ -56,39 +88,99 @@ class Protocol:
         Discount factors.
     checkpoint : str or None
         What `OfflinePolicyEstimator` takes; None leaves tabrl out.
+    d3rlpy : bool
+        Whether to train d3rlpy's networks as well, on the logs that `D3RLPY_...` say.
+    seed : int
+        Seed of the first log; the others follow.
     """
 
     environments: Sequence[str] = ENVIRONMENT_NAMES
-    epsilons: Sequence[float] = (1.0, 0.3, 0.05)
-    sizes: Sequence[int] = (64, 256, 1024, 4096)
-    n_seeds: int = 10
-    gammas: Sequence[float] = (0.99, 0.95)
+    behaviours: Sequence[str] = BEHAVIOURS
+    sizes: Sequence[int] = (16, 64, 256, 1024, 4096, 16384)
+    n_seeds: int = 20
+    gammas: Sequence[float] = (0.99,)
     checkpoint: str | None = "auto"
+    d3rlpy: bool = False
+    seed: int = 0
 
-    def cells(self) -> list[tuple[float, str, float, int]]:
-        """Each gamma, environment, epsilon and size."""
-        return list(product(self.gammas, self.environments, self.epsilons, self.sizes))
+    def cells(self) -> list[Row]:
+        """Parameters of each cell."""
+        seeds = range(self.seed, self.seed + self.n_seeds)
+        grid = product(
+            self.gammas, self.environments, self.behaviours, self.sizes, seeds
+        )
+        names = ("gamma", "environment", "behaviour", "size", "seed")
+        cells: list[Row] = [
+            {"part": "offline", **dict(zip(names, values, strict=True))}
+            for values in grid
+        ]
+        if not self.d3rlpy:
+            return cells
+        neural = [
+            {**cell, "package": "d3rlpy"}
+            for cell in cells
+            if cell["environment"] in D3RLPY_ENVIRONMENTS
+            and cell["behaviour"] in D3RLPY_BEHAVIOURS
+            and cell["size"] in D3RLPY_SIZES
+            and cell["seed"] < self.seed + D3RLPY_SEEDS
+        ]
+        return cells + neural
 
 
 QUICK = Protocol(
-    environments=("gridworld-3x3", "FrozenLake-v1", "RiverSwim-6", "DeepSea-10"),
+    environments=(
+        *("gridworld-3x3", "FrozenLake-v1", "CliffWalking-v1"),
+        *("RiverSwim-6", "DeepSea-10", "Garnet-20-4-3"),
+    ),
     sizes=(64, 1024),
-    n_seeds=2,
+    n_seeds=5,
 )
 
 
-def behaviour_name(epsilon: float) -> str:
-    """Name of a behaviour in the tables."""
-    return "uniform" if epsilon == 1 else f"epsilon {epsilon:g}"
+@lru_cache(maxsize=256)
+def behaviour_policy(env: Environment, behaviour: str) -> NDArray[np.float64]:
+    """Build a behaviour policy (S, A) by its name.
 
-
-def behaviour_policy(env: Environment, epsilon: float) -> NDArray[np.float64]:
-    """Epsilon-greedy on the optimal policy, which takes each best action alike."""
+    - "uniform";
+    - "epsilon <share>": optimal, uniform over the best actions, but for the share of
+      the steps, which is uniform over all;
+    - "softmax": softmax of the optimal action values, at the temperature that makes
+      the normalised value one half.
+    """
+    if behaviour == "uniform":
+        return env.uniform_policy
+    if behaviour == "softmax":
+        return _half_optimal_softmax(env)
+    kind, _, share = behaviour.partition(" ")
+    if kind != "epsilon":
+        raise ValueError(
+            "behaviour must be 'uniform', 'softmax' or 'epsilon <share>'. "
+            f"Got {behaviour!r}."
+        )
+    epsilon = float(share)
     return (1 - epsilon) * greedy(env.optimal_q) + epsilon * env.uniform_policy
 
 
+def _half_optimal_softmax(env: Environment) -> NDArray[np.float64]:
+    advantage = env.optimal_q - env.optimal_q.max(axis=1, keepdims=True)
+    scale = np.abs(advantage).max()
+
+    def softmax(log_temperature: float) -> NDArray[np.float64]:
+        weight = np.exp(advantage / (scale * np.exp(log_temperature)))
+        return weight / weight.sum(axis=1, keepdims=True)
+
+    low, high = -20.0, 10.0  # from all but optimal to all but uniform
+    for _ in range(60):
+        middle = (low + high) / 2
+        if env.normalised_value(softmax(middle)) > 0.5:
+            low = middle
+        else:
+            high = middle
+    return softmax(low)
+
+
 def simulate_log(
-    env: Environment, epsilon: float, size: int, seed: int
+    env: Environment, behaviour: str, size: int, seed: int
 ) -> dict[str, NDArray]:
     """Simulate the log of one data set, the same in every run and on any worker.
 
@@ -96,8 +188,8 @@ def simulate_log(
     ----------
     env : Environment
         The process.
-    epsilon : float
-        Behaviour: epsilon-greedy on the optimal policy.
+    behaviour : str
+        Name of the behaviour policy.
     size : int
         Number of transitions.
     seed : int
@@ -108,14 +200,54 @@ def simulate_log(
     dict of arrays
         As from `Environment.simulate`.
     """
-    entropy = [zlib.crc32(env.name.encode()), round(1000 * epsilon), size, seed]
-    rng = np.random.default_rng(entropy)
-    return env.simulate(behaviour_policy(env, epsilon), size, rng)
+    names = [zlib.crc32(name.encode()) for name in (env.name, behaviour)]
+    rng = np.random.default_rng([*names, size, seed])
+    return env.simulate(behaviour_policy(env, behaviour), size, rng)
 
 
-def tabrl_policies(
-    log: Log, env: Environment, checkpoint: str, seed: int
-) -> dict[str, NDArray[np.float64]]:
+def baseline_policies(log: Log, env: Environment, behaviour: str) -> Policies:
+    """Fit every baseline, with every constant, to one log.
+
+    Parameters
+    ----------
+    log : mapping of str to array
+        The transitions.
+    env : Environment
+        Where the log comes from; gives the numbers of states and actions, and gamma.
+    behaviour : str
+        Name of the behaviour policy, for the SPIBB methods.
+
+    Yields
+    ------
+    method, constant, policy
+        The policy of shape (S, A).
+    """
+    counts, gamma = count(log, env.n_states, env.n_actions), env.gamma
+    pi_b = behaviour_policy(env, behaviour)
+    yield BEHAVIOUR, None, pi_b
+    yield CLONING, None, behaviour_cloning(counts)
+    yield CE_FIRST, None, certainty_equivalence(counts, gamma, ties="first")
+    yield CE_RANDOM, None, certainty_equivalence(counts, gamma, ties="random")
+    for c in VI_LCB_CONSTANTS:
+        yield VI_LCB_FIRST, c, vi_lcb(counts, gamma, c, ties="first")
+        yield VI_LCB_RANDOM, c, vi_lcb(counts, gamma, c, ties="random")
+    for n_wedge in SPIBB_CONSTANTS:
+        yield SPIBB, n_wedge, spibb(counts, gamma, pi_b, n_wedge)
+    for epsilon in SOFT_SPIBB_CONSTANTS:
+        yield SOFT_SPIBB, epsilon, soft_spibb(counts, gamma, pi_b, epsilon)
+
+
+def d3rlpy_policies(log: Log, env: Environment, seed: int) -> Policies:
+    """Train d3rlpy's networks on one log; arguments and results as for the others."""
+    train = partial(
+        peers.d3rlpy_policy, log=log, env=env, seed=seed, n_steps=D3RLPY_STEPS
+    )
+    for alpha in CQL_CONSTANTS:
+        yield CQL, alpha, train(CQL, alpha=alpha)
+    yield BCQ, None, train(BCQ)
+
+
+def tabrl_policies(log: Log, env: Environment, checkpoint: str, seed: int) -> Policies:
     """Fit tabrl's public estimator: its choices, and its distribution over actions.
 
     States that the log does not show get the uniform policy, actions that it does
@@ -132,10 +264,10 @@ def tabrl_policies(
     seed : int
         Its `random_state`.
 
-    Returns
-    -------
-    dict of arrays of shape (S, A)
-        Policies by the names `TABRL_GREEDY` and `TABRL_SAMPLED`.
+    Yields
+    ------
+    method, constant, policy
+        The policy of shape (S, A).
     """
     # Imported here, so that the baselines run without torch and a checkpoint.
     from tabrl import OfflinePolicyEstimator
@@ -146,114 +278,88 @@ def tabrl_policies(
     estimator.fit(dict(log))
     states = np.asarray(estimator.states_, dtype=np.int64)
     actions = np.asarray(estimator.actions_, dtype=np.int64)
-    sampled = env.uniform_policy.copy()
-    sampled[states] = 0
-    sampled[np.ix_(states, actions)] = estimator.predict_proba(estimator.states_)
     chosen = env.uniform_policy.copy()
     choice = np.asarray(estimator.predict(estimator.states_), dtype=np.int64)
     chosen[states] = np.eye(env.n_actions)[choice]
-    return {TABRL_GREEDY: chosen, TABRL_SAMPLED: sampled}
+    yield TABRL_GREEDY, None, chosen
+    sampled = env.uniform_policy.copy()
+    sampled[states] = 0
+    sampled[np.ix_(states, actions)] = estimator.predict_proba(estimator.states_)
+    yield TABRL_SAMPLED, None, sampled
 
 
-def policies(
-    log: Log, env: Environment, checkpoint: str | None, seed: int
-) -> dict[str, NDArray[np.float64]]:
-    """Fit every method to one log.
+def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
+    """Score every method on the log of one cell; one row a method and constant.
 
     Parameters
     ----------
-    log : mapping of str to array
-        The transitions.
-    env : Environment
-        Where the log comes from; gives the numbers of states and actions, and gamma.
+    cell : mapping
+        An item of `Protocol.cells`.
     checkpoint : str or None
         For tabrl; None leaves it out.
-    seed : int
-        For tabrl.
 
     Returns
     -------
-    dict of arrays of shape (S, A)
-        Policies by the name of the method.
+    list of dict
+        `method`, `constant`, `value` and `value_unclipped`.
     """
-    counts = count(log, env.n_states, env.n_actions)
-    found = {
-        CLONING: behaviour_cloning(counts),
-        CE_FIRST: certainty_equivalence(counts, env.gamma, ties="first"),
-        CE_RANDOM: certainty_equivalence(counts, env.gamma, ties="random"),
-    }
-    for c in VI_LCB_CONSTANTS:
-        found[vi_lcb_name(c)] = vi_lcb(counts, env.gamma, c)
-    if checkpoint is not None:
-        found.update(tabrl_policies(log, env, checkpoint, seed))
-    return found
-
-
-def run_cell(
-    gamma: float,
-    name: str,
-    epsilon: float,
-    size: int,
-    *,
-    n_seeds: int,
-    checkpoint: str | None,
-) -> list[dict[str, Any]]:
-    """Score every method on every log of one cell; one row a log and method."""
-    env = environment(name, gamma)
-    rows: list[dict[str, Any]] = []
-    for seed in range(n_seeds):
-        log = simulate_log(env, epsilon, size, seed)
-        for method, pi in policies(log, env, checkpoint, seed).items():
-            row = {
-                "gamma": gamma,
-                "environment": name,
-                "behaviour": behaviour_name(epsilon),
-                "size": size,
-                "seed": seed,
-                "method": method,
-                "value": env.normalised_value(pi),
-            }
-            rows.append(row)
+    env = environment(cell["environment"], cell["gamma"])
+    behaviour, seed = cell["behaviour"], cell["seed"]
+    log = simulate_log(env, behaviour, cell["size"], seed)
+    found: list[tuple[str, float | None, NDArray[np.float64]]] = []
+    if "package" in cell:
+        found += d3rlpy_policies(log, env, seed)
+    else:
+        found += baseline_policies(log, env, behaviour)
+        if checkpoint is not None:
+            found += tabrl_policies(log, env, checkpoint, seed)
+    rows: list[Row] = []
+    for method, constant, pi in found:
+        value = env.normalised_value(pi, clip=False)
+        row = {"method": method, "constant": constant, "value": max(value, -1.0)}
+        rows.append({**row, "value_unclipped": value})
     return rows
 
 
 def run(
     protocol: Protocol,
     output: Path | None = None,
-    n_jobs: int = 2,
+    jobs: int = 1,
+    *,
+    restart: bool = False,
     progress_bar: bool = True,
 ) -> list[dict[str, Any]]:
-    """Run the benchmark.
+    """Run the benchmark, or what of it the result file does not hold yet.
 
     Parameters
     ----------
     protocol : Protocol
         What to run.
     output : Path or None, default=None
-        File of JSON lines, one row a line, written as the results come.
-    n_jobs : int, default=2
+        Result file, as in `pretraining.benchmark.cells`; None keeps the rows in
+        memory.
+    jobs : int, default=1
         Parallel processes.
+    restart : bool, default=False
+        Start the result file anew.
     progress_bar : bool, default=True
         Whether to show progress.
 
     Returns
     -------
     list of dict
-        The rows, in an order that does not depend on `n_jobs`.
+        The rows, in an order that does not depend on `jobs`.
     """
-    tasks = [
-        delayed(run_cell)(
-            *cell, n_seeds=protocol.n_seeds, checkpoint=protocol.checkpoint
-        )
-        for cell in protocol.cells()
-    ]
-    parallel = Parallel(n_jobs=n_jobs, return_as="generator")
-    rows: list[dict[str, Any]] = []
-    with nullcontext() if output is None else output.open("w") as file:
-        cells = tqdm(parallel(tasks), total=len(tasks), disable=not progress_bar)
-        for cell_rows in cells:
-            rows += cell_rows
-            if file is not None:
-                file.writelines(json.dumps(row) + "\n" for row in cell_rows)
-                file.flush()
-    return rows
+    cells = protocol.cells()
+    if protocol.d3rlpy and peers.missing("d3rlpy", "DiscreteCQL and DiscreteBCQ"):
+        cells = [cell for cell in cells if "package" not in cell]
+    header = {
+        "part": "offline",
+        "seed": protocol.seed,
+        "protocol": asdict(protocol),
+        **provenance(protocol.checkpoint),
+    }
+    score = partial(score_cell, checkpoint=protocol.checkpoint)
+    return run_cells(
+        cells, score, output, header, jobs, restart=restart, progress_bar=progress_bar
+    )

@@ -1,0 +1,356 @@
+"""Offline baselines and the Bayes reference: closed forms and enumeration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+
+from pretraining.benchmark.baselines import (
+    Counts,
+    behaviour_cloning,
+    certainty_equivalence,
+    count,
+    expected_counts,
+    soft_spibb,
+    spibb,
+    vi_lcb,
+)
+from pretraining.benchmark.bayes import bayes_reference, mean_value, posterior_samples
+from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment, garnet
+from pretraining.benchmark.exact import (
+    action_values,
+    evaluate,
+    greedy,
+    policy_iteration,
+)
+
+GAMMAS = (0.95, 0.99)
+
+
+def bandit_counts(n, means, reward_range=(0.0, 1.0)) -> Counts:
+    """Build the counts of a one-step bandit."""
+    n = np.array([n], dtype=float)
+    none = expected_counts(environment("FrozenLake-v1", 0.9), 0).successor
+    return Counts(
+        n=n,
+        reward_sum=n * np.array([means]),
+        successor=none[: n.size, :1],
+        reward_range=reward_range,
+    )
+
+
+def test_count_of_a_small_log():
+    log = {
+        "state": np.array([0, 0, 1, 0]),
+        "action": np.array([1, 1, 0, 1]),
+        "reward": np.array([1.0, 3.0, -2.0, 0.0]),
+        "next_state": np.array([1, 1, 0, 0]),
+        "terminated": np.array([False, True, False, False]),
+    }
+    counts = count(log, n_states=2, n_actions=2)
+    np.testing.assert_array_equal(counts.n, [[0, 3], [1, 0]])
+    np.testing.assert_array_equal(counts.reward_sum, [[0, 4], [-2, 0]])
+    expected = [[0, 0], [1, 1], [1, 0], [0, 0]]
+    np.testing.assert_array_equal(counts.successor.toarray(), expected)
+    np.testing.assert_allclose(counts.transition.toarray()[1], [1 / 3, 1 / 3])
+    assert counts.reward_range == (-2.0, 3.0)
+
+
+def test_behaviour_cloning_is_the_frequencies():
+    n = np.array([[3.0, 1.0], [0.0, 0.0]])
+    counts = dataclasses.replace(bandit_counts([0, 0], [0, 0]), n=n)
+    np.testing.assert_allclose(behaviour_cloning(counts), [[0.75, 0.25], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("name", ENVIRONMENT_NAMES)
+def test_baselines_are_optimal_in_the_limit(name, gamma):
+    env = environment(name, gamma)
+    counts = expected_counts(env, 1e6)
+    for ties in ("first", "random"):
+        pi = certainty_equivalence(counts, gamma, ties)
+        assert env.normalised_value(pi) == pytest.approx(1, abs=1e-9)
+    pi = vi_lcb(expected_counts(env, 1e14), gamma, c=1.0)
+    assert env.normalised_value(pi) > 1 - 1e-4
+
+
+def test_certainty_equivalence_values_unvisited_pairs_at_zero():
+    loses, wins = bandit_counts([5, 0], [-1, 0]), bandit_counts([5, 0], [1, 0])
+    np.testing.assert_array_equal(certainty_equivalence(loses, 0.9), [[0, 1]])
+    np.testing.assert_array_equal(certainty_equivalence(wins, 0.9), [[1, 0]])
+    unknown = bandit_counts([0, 0], [0, 0])
+    np.testing.assert_array_equal(certainty_equivalence(unknown, 0.9), [[0.5, 0.5]])
+    np.testing.assert_array_equal(
+        certainty_equivalence(unknown, 0.9, ties="first"), [[1, 0]]
+    )
+
+
+def test_certainty_equivalence_does_not_continue_after_termination():
+    # Ending at once for 1 is better than half of it for ever at gamma 0.4, and worse
+    # at 0.6: exact only if a terminated transition has no continuation.
+    log = {
+        "state": np.array([0, 0]),
+        "action": np.array([0, 1]),
+        "reward": np.array([1.0, 0.5]),
+        "next_state": np.array([0, 0]),
+        "terminated": np.array([True, False]),
+    }
+    counts = count(log, 1, 2)
+    np.testing.assert_array_equal(certainty_equivalence(counts, 0.4), [[1, 0]])
+    np.testing.assert_array_equal(certainty_equivalence(counts, 0.6), [[0, 1]])
+
+
+def check_vi_lcb_on_a_bandit(policy: Callable[..., NDArray]) -> None:
+    # Bounds 0.9 - c w / sqrt(4) and 0.7 - c w / sqrt(100) cross at c = 0.2 / (0.4 w),
+    # with w = sqrt(log(2 * 1 * 2 / delta) / 2).
+    counts = bandit_counts([4, 100], [0.9, 0.7])
+    crossing = 0.5 / np.sqrt(np.log(4 / 0.05) / 2)
+    below = policy(counts, 0.9, 0.999 * crossing, delta=0.05)
+    np.testing.assert_array_equal(below, [[1, 0]])
+    above = policy(counts, 0.9, 1.001 * crossing, delta=0.05)
+    np.testing.assert_array_equal(above, [[0, 1]])
+    # The bonus is in units of the rewards.
+    tenfold = bandit_counts([4, 100], [9.0, 7.0], reward_range=(0.0, 10.0))
+    np.testing.assert_array_equal(policy(tenfold, 0.9, 0.999 * crossing, 0.05), below)
+    np.testing.assert_array_equal(policy(tenfold, 0.9, 1.001 * crossing, 0.05), above)
+
+
+def test_vi_lcb_equals_the_closed_form_on_a_bandit():
+    check_vi_lcb_on_a_bandit(vi_lcb)
+
+
+def test_a_bonus_of_the_wrong_sign_is_caught():
+    # A planted fault: an upper in place of a lower confidence bound.
+    def optimistic(counts, gamma, c, delta):
+        return vi_lcb(counts, gamma, -c, delta)
+
+    with pytest.raises(AssertionError):
+        check_vi_lcb_on_a_bandit(optimistic)
+
+
+def test_vi_lcb_breaks_ties_as_it_is_told():
+    counts = bandit_counts([5, 5, 5], [0.2, 0.7, 0.7])
+    np.testing.assert_array_equal(vi_lcb(counts, 0.9, 0.1), [[0, 0.5, 0.5]])
+    first = vi_lcb(counts, 0.9, 0.1, ties="first")
+    np.testing.assert_array_equal(first, [[0, 1, 0]])
+
+
+@pytest.mark.parametrize("reward", [-1.0, 0.0, 1.0])
+def test_vi_lcb_never_prefers_an_unvisited_pair(reward):
+    counts = bandit_counts([1, 0], [reward, 0], reward_range=(-1.0, 1.0))
+    np.testing.assert_array_equal(vi_lcb(counts, 0.99, 1.0), [[1, 0]])
+    unknown = bandit_counts([0, 0], [0, 0])
+    np.testing.assert_array_equal(vi_lcb(unknown, 0.99, 1.0), [[0.5, 0.5]])
+
+
+def test_vi_lcb_stays_on_a_known_path_where_certainty_equivalence_leaves_it():
+    # One optimal episode: each step cost 1, and what was not tried looks free.
+    env = environment("CliffWalking-v1", 0.99)
+    optimal = greedy(env.optimal_q, ties="first")
+    log = env.simulate(optimal, 13, np.random.default_rng(0))
+    assert log["terminated"][-1]
+    counts = count(log, env.n_states, env.n_actions)
+    for c in (0.05, 0.1, 0.2, 0.5, 1.0):
+        assert env.normalised_value(vi_lcb(counts, 0.99, c)) == pytest.approx(1)
+    assert env.normalised_value(certainty_equivalence(counts, 0.99)) < 0
+
+
+def test_policy_iteration_picks_the_best_of_many_ties():
+    # All actions alike: no cycling between equal policies.
+    env = environment("gridworld-3x3", 0.99)
+    q = policy_iteration(env.transition, np.zeros((9, 4)), 0.99)
+    np.testing.assert_array_equal(q, 0)
+
+
+# SPIBB
+
+
+@pytest.fixture
+def small_log():
+    """Counts of 40 steps in a process of 5 states and 3 actions, and who acted."""
+    env = garnet(5, 3, 2, 0.9, seed=3)
+    behaviour = np.random.default_rng(4).dirichlet(np.ones(3), size=5)
+    log = env.simulate(behaviour, 40, np.random.default_rng(5))
+    return count(log, 5, 3), behaviour
+
+
+def test_spibb_equals_the_closed_form_on_a_bandit():
+    # The best arm has too few visits: it keeps its share, the second best gets all
+    # that is free.
+    counts = bandit_counts([4, 5, 9], [0.9, 0.3, 0.5])
+    behaviour = np.array([[0.1, 0.7, 0.2]])
+    np.testing.assert_allclose(spibb(counts, 0.9, behaviour, 5), [[0.1, 0.0, 0.9]])
+    np.testing.assert_allclose(spibb(counts, 0.9, behaviour, 4), [[1, 0, 0]])
+    np.testing.assert_allclose(spibb(counts, 0.9, behaviour, 10), behaviour)
+
+
+def test_spibb_is_the_best_of_all_policies_that_it_may_choose(small_log):
+    counts, behaviour = small_log
+    known = counts.n >= 2
+    assert (known.sum(axis=1) > 1).sum() >= 3
+    assert not known.all()
+    kept = np.where(known, 0, behaviour)
+    choices = [np.flatnonzero(row) if row.any() else [None] for row in known]
+    values = []
+    for actions in product(*choices):
+        pi = kept.copy()
+        for s, a in enumerate(actions):
+            if a is not None:
+                pi[s, a] = 1 - kept[s].sum()
+            else:
+                pi[s] = behaviour[s]
+        values.append(evaluate(counts.transition, counts.mean_reward, 0.9, pi))
+    pi = spibb(counts, 0.9, behaviour, 2)
+    found = evaluate(counts.transition, counts.mean_reward, 0.9, pi)
+    np.testing.assert_allclose(found, np.max(values, axis=0))
+    np.testing.assert_allclose(pi[~known], behaviour[~known])
+    np.testing.assert_allclose(pi.sum(axis=1), 1)
+
+
+def test_soft_spibb_equals_the_closed_form_for_two_actions():
+    # What moves is limited by the probability, or by half of the budget at either
+    # action; e(s, a) = sqrt(2 log(2 S A / delta) / n).
+    counts, behaviour = bandit_counts([50, 8], [0.2, 0.6]), np.array([[0.7, 0.3]])
+    error = np.sqrt(2 * np.log(4) / 8)
+    moved = soft_spibb(counts, 0.9, behaviour, 0.4)
+    np.testing.assert_allclose(moved, [[0.7 - 0.2 / error, 0.3 + 0.2 / error]])
+    np.testing.assert_allclose(soft_spibb(counts, 0.9, behaviour, 10), [[0, 1]])
+    np.testing.assert_array_equal(soft_spibb(counts, 0.9, behaviour, 0), behaviour)
+    never = bandit_counts([50, 0], [-0.2, 0])
+    np.testing.assert_array_equal(soft_spibb(never, 0.9, behaviour, 10), behaviour)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.5, 2.0, 5.0])
+def test_soft_spibb_keeps_its_budget_and_stays_below_the_exact_optimum(
+    small_log, epsilon
+):
+    counts, behaviour = small_log
+    assert (counts.n == 0).any()
+    pi = soft_spibb(counts, 0.9, behaviour, epsilon)
+    np.testing.assert_allclose(pi.sum(axis=1), 1)
+    assert pi.min() >= 0
+    unseen = counts.n == 0
+    np.testing.assert_array_equal(pi[unseen], behaviour[unseen])
+    error = np.sqrt(2 * np.log(2 * 15) / np.maximum(counts.n, 1))
+    spent = np.where(unseen, 0, error * np.abs(pi - behaviour)).sum(axis=1)
+    assert (spent <= epsilon + 1e-9).all()
+    # The exact improvement of a state is a linear programme in what each action
+    # gains and loses.
+    v = evaluate(counts.transition, counts.mean_reward, 0.9, behaviour)
+    q = action_values(counts.transition, counts.mean_reward, 0.9, v)
+    gain = ((pi - behaviour) * q).sum(axis=1)
+    best = [
+        -linprog(
+            np.r_[-q[s], q[s]],
+            A_ub=[np.r_[error[s], error[s]]],
+            b_ub=[epsilon],
+            A_eq=[np.r_[np.ones(3), -np.ones(3)]],
+            b_eq=[0],
+            bounds=[(0, 0 if u else 1) for u in unseen[s]]
+            + [
+                (0, 0 if u else b) for u, b in zip(unseen[s], behaviour[s], strict=True)
+            ],
+        ).fun
+        for s in range(5)
+    ]
+    assert (gain >= -1e-9).all()
+    assert (gain <= np.array(best) + 1e-7).all()
+    assert gain.max() > 0.1 * np.max(best) > 0
+
+
+def test_soft_spibb_with_a_large_budget_is_greedy_on_the_behaviours_values():
+    env = environment("Garnet-20-4-3", 0.9)
+    behaviour = np.random.default_rng(0).dirichlet(np.ones(4), size=20)
+    counts = expected_counts(env, 1e9)
+    v = evaluate(env.transition, env.expected_reward, 0.9, behaviour)
+    q = action_values(env.transition, env.expected_reward, 0.9, v)
+    pi = soft_spibb(counts, 0.9, behaviour, 5.0)
+    np.testing.assert_allclose(pi, greedy(q), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT_NAMES)
+def test_spibb_is_optimal_in_the_limit_and_the_behaviour_without_data(name):
+    env = environment(name, 0.99)
+    behaviour = env.uniform_policy
+    pi = spibb(expected_counts(env, 1e6), 0.99, behaviour, 100)
+    assert env.normalised_value(pi) == pytest.approx(1, abs=1e-6)
+    none = expected_counts(env, 0)
+    np.testing.assert_array_equal(spibb(none, 0.99, behaviour, 5), behaviour)
+    np.testing.assert_array_equal(soft_spibb(none, 0.99, behaviour, 5.0), behaviour)
+
+
+# The Bayes reference
+
+
+def loop_or_leave(safe: float, seed: int = 0, n_samples: int = 2000) -> NDArray:
+    """Reference where action 0 pays 1 and stays, p ~ U(0, 1), and action 1 leaves."""
+    concentration = np.zeros((2, 2, 2))  # state, action, next state
+    concentration[0, 0] = 1
+    concentration[0, 1, 1] = concentration[1, :, 1] = 1
+    return bayes_reference(
+        np.zeros((2, 2, 2)),
+        np.array([[1.0, safe], [0.0, 0.0]]),
+        concentration,
+        gamma=0.9,
+        start=np.array([1.0, 0.0]),
+        terminal=np.array([False, True]),
+        rng=np.random.default_rng(seed),
+        n_samples=n_samples,
+    )
+
+
+def test_bayes_reference_equals_the_closed_form():
+    # E[1 / (1 - gamma p)] = -log(1 - gamma) / gamma = 2.558; for the posterior's mean
+    # 1 / (1 - gamma / 2) = 1.818, so that certainty equivalence would leave for 2.3.
+    np.testing.assert_allclose(loop_or_leave(2.3)[0], [1, 0], atol=1e-6)
+    np.testing.assert_allclose(loop_or_leave(2.8)[0], [0, 1], atol=1e-6)
+    assert -np.log(0.1) / 0.9 == pytest.approx(2.558, abs=1e-3)
+
+
+def test_bayes_reference_follows_its_seed():
+    np.testing.assert_array_equal(loop_or_leave(2.3, 1, 50), loop_or_leave(2.3, 1, 50))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bayes_reference_is_no_worse_than_any_deterministic_policy(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(0.4, (4, 2, 4)).astype(float)
+    reward = rng.normal(size=(4, 2))
+    start, terminal = np.eye(4)[0], np.eye(4, dtype=bool)[3]
+    pi = bayes_reference(
+        counts, reward, 0.5, 0.9, start, terminal, np.random.default_rng(7), 200
+    )
+    P = posterior_samples(counts, 0.5, np.random.default_rng(7), 200) * ~terminal
+    reward[3] = 0
+    best = max(
+        mean_value(P, reward, 0.9, start, np.eye(2)[list(actions)])[0]
+        for actions in product(range(2), repeat=4)
+    )
+    assert mean_value(P, reward, 0.9, start, pi)[0] >= best - 1e-9
+    np.testing.assert_allclose(pi.sum(axis=1), 1)
+
+
+def test_posterior_samples_have_the_moments_of_dirichlet_rows():
+    counts = np.array([[[3.0, 0.0, 1.0]]] * 3)
+    P = posterior_samples(counts, 0.5, np.random.default_rng(0), 20_000)
+    alpha = counts + 0.5
+    mean = alpha / alpha.sum(axis=-1, keepdims=True)
+    variance = mean * (1 - mean) / (alpha.sum(axis=-1, keepdims=True) + 1)
+    np.testing.assert_allclose(P.mean(axis=0), mean, atol=5 * 0.25 / np.sqrt(20_000))
+    np.testing.assert_allclose(P.var(axis=0), variance, rtol=0.1)
+
+
+def test_bayes_reference_knows_the_process_after_much_data():
+    env = garnet(8, 3, 3, 0.9, seed=1)
+    P = env.transition.toarray().reshape(8, 3, 8)
+    pi = bayes_reference(
+        1e6 * P, env.expected_reward, 1.0, 0.9, env.start, np.zeros(8, bool),
+        np.random.default_rng(0), 100,
+    )  # fmt: skip
+    assert env.normalised_value(pi) == pytest.approx(1, abs=1e-3)

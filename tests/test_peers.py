@@ -1,0 +1,157 @@
+"""Public packages as oracles and peers; skipped where they are not installed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from pretraining.benchmark import offline, peers
+from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment, forest
+
+# These packages warn of their own dependencies.
+pytestmark = pytest.mark.filterwarnings("ignore")
+HINT = "not installed, see pretraining/benchmark/install.sh"
+
+
+@pytest.mark.parametrize("gamma", [0.95, 0.99])
+@pytest.mark.parametrize("name", ENVIRONMENT_NAMES)
+def test_quantecon_finds_the_same_optimal_values(name, gamma):
+    pytest.importorskip("quantecon", reason=f"quantecon {HINT}")
+    env = environment(name, gamma)
+    values = peers.quantecon_values(env)
+    np.testing.assert_allclose(env.optimal_q.max(axis=1), values, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_states", [2, 3, 10])
+def test_forest_is_pymdptoolboxs(n_states):
+    example = pytest.importorskip("mdptoolbox.example", reason=f"pymdptoolbox {HINT}")
+    P, R = example.forest(n_states)
+    env = forest(n_states, 0.9)
+    found = env.transition.toarray().reshape(n_states, 2, n_states).swapaxes(0, 1)
+    np.testing.assert_allclose(found, P)
+    np.testing.assert_allclose(env.expected_reward, R)
+
+
+def test_one_hot_env_passes_gymnasiums_checks():
+    env = peers.OneHotEnv(environment("FrozenLake-v1", 0.99), max_steps=10)
+    check_env(env, skip_render_check=True)
+
+
+def test_one_hot_env_is_the_process():
+    process = environment("RiverSwim-6", 0.99)
+    env = peers.OneHotEnv(process, max_steps=20)
+    rng, counts = np.random.default_rng(0), np.zeros((6, 2, 6))
+    for episode in range(400):
+        observation, _ = env.reset(seed=episode)
+        assert observation.argmax() == 0
+        for step in range(20):
+            state, action = (
+                observation.argmax(),
+                int(rng.integers(2) or rng.integers(2)),
+            )
+            observation, reward, terminated, truncated, _ = env.step(action)
+            counts[state, action, observation.argmax()] += 1
+            assert reward in process.reward[state, action]
+            assert not terminated
+            assert truncated == (step == 19)
+    n = counts.sum(axis=2)
+    busy = n > 300
+    assert busy.sum() >= 4
+    P = process.transition.toarray().reshape(6, 2, 6)
+    error = counts / np.maximum(n, 1)[..., None] - P
+    assert np.abs(error[busy]).max() < 5 * np.sqrt(0.25 / 300)
+
+
+def test_one_hot_env_terminates_where_the_process_does():
+    env = peers.OneHotEnv(environment("bandit-10", 0.99), max_steps=1)
+    env.reset(seed=0)
+    _, _, terminated, truncated, _ = env.step(3)
+    assert terminated
+    assert not truncated
+
+
+def test_d3rlpy_data_set_keeps_each_transition():
+    pytest.importorskip("d3rlpy", reason=f"d3rlpy {HINT}")
+    env = environment("FrozenLake-v1", 0.99)
+    log = env.simulate(env.uniform_policy, 300, np.random.default_rng(0), max_steps=5)
+    assert log["truncated"].any()
+    assert log["terminated"].any()
+    data = peers.d3rlpy_dataset(log, 16, 4)
+    assert data.transition_count == 300
+    found = []
+    for episode in data.episodes:
+        for i in range(episode.transition_count):
+            one = data.transition_picker(episode, i)
+            found.append(
+                (
+                    int(one.observation.argmax()),
+                    int(one.action[0]),
+                    float(one.reward[0]),
+                    # Of no meaning where the episode has terminated.
+                    None if one.terminal else int(one.next_observation.argmax()),
+                    bool(one.terminal),
+                )
+            )
+    expected = [
+        (int(s), int(a), float(r), None if end else int(t), bool(end))
+        for s, a, r, t, end in zip(
+            *(
+                log[c]
+                for c in ("state", "action", "reward", "next_state", "terminated")
+            ),
+            strict=True,
+        )
+    ]
+    assert found == expected
+
+
+@pytest.mark.parametrize("method", peers.D3RLPY_METHODS)
+def test_d3rlpy_learns_a_small_grid(method):
+    pytest.importorskip("d3rlpy", reason=f"d3rlpy {HINT}")
+    env = environment("gridworld-3x3", 0.9)
+    log = env.simulate(env.uniform_policy, 500, np.random.default_rng(0), max_steps=20)
+    pi = peers.d3rlpy_policy(method, log, env, seed=0, n_steps=150)
+    assert env.normalised_value(pi) > 0.9
+
+
+def test_d3rlpy_is_uniform_in_unseen_states():
+    pytest.importorskip("d3rlpy", reason=f"d3rlpy {HINT}")
+    env = environment("gridworld-3x3", 0.9)
+    log = env.simulate(env.uniform_policy, 5, np.random.default_rng(0))
+    pi = peers.d3rlpy_policy("DiscreteBCQ", log, env, seed=0, n_steps=5)
+    unseen = np.setdiff1d(np.arange(9), log["state"])
+    np.testing.assert_array_equal(pi[unseen], 0.25)
+    np.testing.assert_array_equal(pi[np.unique(log["state"])].max(axis=1), 1)
+    again = peers.d3rlpy_policy("DiscreteBCQ", log, env, seed=0, n_steps=5)
+    np.testing.assert_array_equal(pi, again)
+
+
+def test_d3rlpys_cells_are_scored_with_each_constant(monkeypatch):
+    pytest.importorskip("d3rlpy", reason=f"d3rlpy {HINT}")
+    monkeypatch.setattr(offline, "D3RLPY_STEPS", 5)
+    cells = offline.Protocol(d3rlpy=True).cells()
+    cell = next(cell for cell in cells if "package" in cell)
+    rows = offline.score_cell(cell, checkpoint=None)
+    found = [(row["method"], row["constant"]) for row in rows]
+    assert found == [("DiscreteCQL", 0.1), ("DiscreteCQL", 1.0), ("DiscreteBCQ", None)]
+
+
+def test_dqn_learns_online_and_records_its_policies():
+    pytest.importorskip("stable_baselines3", reason=f"stable-baselines3 {HINT}")
+    env = environment("gridworld-3x3", 0.9)
+    records = peers.dqn_policies(env, n_episodes=40, every=10, seed=0, max_steps=20)
+    assert [episodes for episodes, _, _ in records] == [0, 10, 20, 30, 40]
+    assert env.normalised_value(records[-1][1]) > 0.9
+    assert records[-1][2] == pytest.approx(0.05)
+    for _, pi, _ in records:
+        np.testing.assert_array_equal(np.sort(pi, axis=1), [[0, 0, 0, 1]] * 9)
+
+
+def test_missing_says_what_is_left_out(capsys):
+    assert not peers.missing("numpy", "nothing")
+    assert capsys.readouterr().err == ""
+    assert peers.missing("no_such_package", "a part")
+    assert "Left out: a part, as no_such_package is not installed" in (
+        capsys.readouterr().err
+    )
