@@ -103,11 +103,11 @@ def behaviour_policies(rng: np.random.Generator, batch: ProcessBatch) -> NDArray
     pi = np.empty_like(q)
     for b in range(n_sets):
         kind = rng.random()
-        if kind < 0.25:
+        if kind < 0.2:
             pi[b] = random[b]
         elif kind < 0.75:
-            narrow = rng.random() < 0.6
-            epsilon = log_uniform(rng, 0.02, 0.5) if narrow else rng.uniform(0, 1)
+            narrow = rng.random() < 0.75
+            epsilon = log_uniform(rng, 0.01, 0.5) if narrow else rng.uniform(0, 1)
             pi[b] = (1 - epsilon) * expert[b] + epsilon * random[b]
         elif kind < 0.9:
             logits = advantage[b] / spread[b] * log_uniform(rng, 0.3, 10)
