@@ -159,7 +159,11 @@ def model_card(
         license=config["license"],
         sha256=config["sha256"],
         versions=", ".join(versions),
-        **{key: training["config"][key] for key in ("max_states", "max_actions")},
+        max_states=max(
+            training["config"]["max_states"],
+            training["config"].get("largest_states", 0),
+        ),
+        max_actions=training["config"]["max_actions"],
         max_log_size=training["config"]["max_log_size"],
         **{key: training[key] for key in ("steps", "hours", "hardware", "commit")},
     )

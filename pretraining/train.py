@@ -3,18 +3,24 @@
     python -m pretraining.train --config pretraining/runs/base.json --out runs/base
 
 Training step i draws the same data whatever came before: each group of processes is
-seeded by (seed, i, group), so that a run that was killed resumes exactly, on any
-number of data workers. A group has one S and one A, hence no padding.
+seeded by its place in the run alone, so that a run that was killed resumes exactly,
+on any number of data workers. A group has one S and one A, hence no padding.
+
+Under ``torchrun`` the ranks share the groups of each step, and the steps are those of
+one process but for the order of sums. On a CUDA device the network trains in
+bfloat16, planning and losses in float32.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -160,8 +167,19 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def use_bfloat16(network: Network, device_type: str) -> None:
+    """Let the network compute in bfloat16; its weights and outputs stay float32."""
+    autocast = torch.autocast(device_type, torch.bfloat16)
+    for name in ("forward", "decide"):
+        setattr(network, name, autocast(getattr(network, name)))
+
+
 class Diverged(RuntimeError):
     """The loss or its gradient is not finite; the last checkpoint is good."""
+
+
+class NotSaved(RuntimeError):
+    """The run could not be written, as on a full disk; the last checkpoint is good."""
 
 
 def train(
@@ -179,6 +197,12 @@ def train(
     Returns whether the run is complete. Writes ``state.pt`` (all that resuming
     needs), ``metrics.jsonl`` and ``manifest.json``.
     """
+    rank, n_ranks = _rank()
+    if n_ranks > config.groups_per_step:
+        raise ValueError(
+            f"groups_per_step must be at least the number of ranks, {n_ranks}. Got "
+            f"{config.groups_per_step}."
+        )
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     network = Network(config.network).to(device)
@@ -186,13 +210,15 @@ def train(
     if initial is not None:
         network.load_state_dict(load_network(initial, device).state_dict())
         origin = read_config(initial)["sha256"]
+    if device.type == "cuda":
+        use_bfloat16(network, device.type)
     average = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    step, seconds = 0, 0.0
+    step, saved, seconds = 0, 0, 0.0
     schedules: list[list[int]] = []  # from which step on, with which n_steps
-    state_path = out / "state.pt"
+    state_path, metrics_path = out / "state.pt", out / "metrics.jsonl"
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
         before = json.loads(state["config"])
@@ -206,13 +232,14 @@ def train(
         average = state["average"]
         optimizer.load_state_dict(state["optimizer"])
         step, seconds, origin = state["step"], state["seconds"], state["origin"]
+        saved = step
         schedules = state.get("schedules", [[0, before["n_steps"]]])
-        _drop_metrics_after(out / "metrics.jsonl", step)
 
     if not schedules or schedules[-1][1] != config.n_steps:
         schedules.append([step, config.n_steps])
 
     def save() -> None:
+        spent = seconds + time.monotonic() - began
         state = {
             "config": json.dumps(_plain(config), sort_keys=True),
             "schedules": schedules,
@@ -221,42 +248,70 @@ def train(
             "average": average,
             "optimizer": optimizer.state_dict(),
             "step": step,
-            "seconds": seconds + time.monotonic() - began,
+            "seconds": spent,
         }
-        temporary = state_path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, state_path)
+        data = io.BytesIO()
+        torch.save(state, data)
+        _write(state_path, data.getvalue())
         manifest = {"config": _plain(config), "steps": step, **provenance}
         if origin is not None:
             manifest["initial_sha256"] = origin
         if len(schedules) > 1:
             manifest["n_steps_from_step"] = schedules
-        manifest["hours"] = round(state["seconds"] / 3600, 3)
-        temporary = out / "manifest.tmp"
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-        os.replace(temporary, out / "manifest.json")
+        manifest["hours"] = round(spent / 3600, 3)
+        text = json.dumps(manifest, indent=2) + "\n"
+        _write(out / "manifest.json", text.encode())
 
+    def not_saved(error: OSError) -> NotSaved:
+        return NotSaved(
+            f"The run cannot be written: {error}. Make room in {out} and start again: "
+            f"it goes on from its last checkpoint, step {saved}."
+        )
+
+    if rank == 0:
+        try:
+            _drop_metrics_after(metrics_path, step)
+        except OSError as error:
+            raise not_saved(error) from error
     began = time.monotonic()
-    provenance = _provenance(device)
+    provenance = _provenance(device, n_ranks)
     n_groups = config.groups_per_step
     stream = _stream(config, step, n_workers)
-    bar = tqdm(total=config.n_steps, initial=step, unit="step", smoothing=0.02)
-    with (out / "metrics.jsonl").open("a") as metrics, bar:
+    bar = tqdm(
+        total=config.n_steps,
+        initial=step,
+        unit="step",
+        smoothing=0.02,
+        disable=rank > 0,
+    )
+    with bar:
         while step < config.n_steps:
+            step_began = time.monotonic()
             rate = learning_rate(config, step)
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            rows = []
+            row: dict[str, float] = {}
             n_processes = 0
-            for _ in range(n_groups):
+            for _ in range(rank, n_groups, n_ranks):
                 group = next(stream)
                 n_processes += len(group.only_active) * group.n_rounds
-                rows.append(train_on_group(network, group, device, 1 / n_groups))
+                for name, value in train_on_group(
+                    network, group, device, 1 / n_groups
+                ).items():
+                    row[name] = row.get(name, 0.0) + value / n_groups
+            late = time.monotonic() - began > 60 * minutes
+            if n_ranks > 1:
+                _sum_gradients(network)
+                sums = torch.tensor(
+                    [*row.values(), n_processes, late], dtype=torch.float64
+                ).to(device)
+                distributed.all_reduce(sums)
+                *values, n_processes, late = sums.tolist()
+                row = dict(zip(row, values, strict=True))
             norm = torch.nn.utils.clip_grad_norm_(
                 network.parameters(), config.clip_norm
             )
-            row = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
             if not (math.isfinite(row["total"]) and math.isfinite(norm)):
                 raise Diverged(
                     f"Loss {row['total']}, gradient norm {float(norm)} at step {step}. "
@@ -272,26 +327,57 @@ def train(
                 "step": step,
                 "learning_rate": rate,
                 "gradient_norm": float(norm),
-                "processes": n_processes,
+                "processes": int(n_processes),
+                "seconds": round(time.monotonic() - step_began, 4),
             }
-            metrics.write(json.dumps(row) + "\n")
             bar.update()
             if step % 20 == 0:
                 bar.set_postfix(regret=f"{row['regret']:.3f}")
-            out_of_time = time.monotonic() - began > 60 * minutes
-            if step % checkpoint_every == 0 or step == config.n_steps or out_of_time:
-                metrics.flush()
-                save()
-            if out_of_time:
+            due = step % checkpoint_every == 0 or step == config.n_steps or late
+            if rank == 0:
+                try:
+                    with metrics_path.open("a") as metrics:
+                        metrics.write(json.dumps(row) + "\n")
+                    if due:
+                        save()
+                        saved = step
+                except OSError as error:
+                    raise not_saved(error) from error
+            if late:
                 break
     return step >= config.n_steps
 
 
+def _rank() -> tuple[int, int]:
+    """Return the rank of this process and the number of ranks."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def _sum_gradients(network: Network) -> None:
+    """Replace each gradient by its sum over the ranks, all in one message."""
+    # Every group has a gradient for every parameter, so no rank lacks any.
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
 def _stream(config: TrainConfig, step: int, n_workers: int) -> Iterator[Group]:
-    total = config.n_steps * config.groups_per_step
+    """Yield this rank's groups from a step on; rank r has every n-th of a step."""
+    rank, n_ranks = _rank()
+    n_groups = config.groups_per_step
+    total = config.n_steps * n_groups
     loader = DataLoader(
         Groups(config, total),
-        sampler=range(step * config.groups_per_step, total),
+        sampler=[
+            first + i
+            for first in range(step * n_groups, total, n_groups)
+            for i in range(rank, n_groups, n_ranks)
+        ],
         batch_size=None,
         num_workers=n_workers,
         worker_init_fn=_one_thread,
@@ -307,7 +393,18 @@ def _drop_metrics_after(path: Path, step: int) -> None:
     """Remove the rows that a killed run wrote after its last checkpoint."""
     rows = path.read_text().splitlines() if path.exists() else []
     kept = [row for row in rows if _step_of(row) <= step]
-    path.write_text("".join(row + "\n" for row in kept))
+    _write(path, "".join(row + "\n" for row in kept).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Replace a file by one that is complete, or not at all."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _step_of(row: str) -> float:
@@ -322,7 +419,7 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))
 
 
-def _provenance(device: torch.device) -> dict[str, Any]:
+def _provenance(device: torch.device, n_ranks: int) -> dict[str, Any]:
     """Return what code and what machine train."""
     return {
         "commit": _commit(),
@@ -336,6 +433,7 @@ def _provenance(device: torch.device) -> dict[str, Any]:
             if device.type == "cuda"
             else f"{os.cpu_count()} CPU cores"
         ),
+        "ranks": n_ranks,
     }
 
 
@@ -369,14 +467,26 @@ def main() -> None:
     name = arguments.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    train(
-        TrainConfig.from_json(arguments.config),
-        arguments.out,
-        torch.device(name),
-        arguments.workers,
-        arguments.minutes,
-        initial=arguments.initial,
-    )
+    device = torch.device(name)
+    if "LOCAL_RANK" in os.environ:  # started by torchrun
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        train(
+            TrainConfig.from_json(arguments.config),
+            arguments.out,
+            device,
+            arguments.workers,
+            arguments.minutes,
+            initial=arguments.initial,
+        )
+    except (Diverged, NotSaved) as error:
+        sys.exit(str(error))
+    if "LOCAL_RANK" in os.environ:
+        distributed.barrier()  # rank 0 may still be writing
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

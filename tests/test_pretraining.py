@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
@@ -35,8 +34,16 @@ from pretraining.simulate import (
     walk,
     with_rewards,
 )
-from pretraining.targets import ProcessBatch, draw_processes, solve
-from pretraining.train import Diverged, Groups, TrainConfig, learning_rate, train
+from pretraining.targets import ProcessBatch, draw_processes, solve, uniform
+from pretraining.train import (
+    Diverged,
+    Groups,
+    NotSaved,
+    TrainConfig,
+    learning_rate,
+    train,
+    use_bfloat16,
+)
 from pretraining.validate import certainty_equivalence
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network, NetworkConfig
@@ -279,7 +286,7 @@ def test_what_an_offline_log_does_not_show_is_padding(family):
 def test_regret_is_zero_for_optimal_and_one_for_uniform(batch):
     optimal = optimal_actions(batch).double()
     optimal /= optimal.sum(-1, keepdim=True)
-    uniform = torch.full_like(optimal, 1 / 3)
+    random = uniform(batch.allowed).double()
     worst = greedy(-batch.q)
     for everywhere in (0.0, 0.5):
         torch.testing.assert_close(
@@ -289,7 +296,7 @@ def test_regret_is_zero_for_optimal_and_one_for_uniform(batch):
             atol=1e-4,
         )
         torch.testing.assert_close(
-            normalised_regret(batch, uniform, everywhere),
+            normalised_regret(batch, random, everywhere),
             torch.ones(6, dtype=torch.float64),
         )
         assert (normalised_regret(batch, worst, everywhere) > 1).any()
@@ -357,6 +364,8 @@ TINY = TrainConfig(
     groups_per_step=2,
     pairs_per_group=50,
     max_states=6,
+    large_share=0.1,
+    largest_states=12,
     max_actions=3,
     max_log_size=100.0,
     warmup_steps=3,
@@ -377,15 +386,23 @@ def state_of(out) -> dict:
     return torch.load(out / "state.pt", weights_only=True)
 
 
+def metrics_of(out) -> list[dict]:
+    """Return the rows of a run but for the time they took."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        del row["seconds"]
+    return rows
+
+
 def assert_same_run(left, right):
-    """Check that two folders hold the same weights, averages and metrics."""
+    """Check that two folders hold the same weights, averages and metrics but time."""
     a, b = state_of(left), state_of(right)
     assert a["step"] == b["step"]
     for kind in ("network", "average"):
         for name, value in a[kind].items():
             torch.testing.assert_close(value, b[kind][name], rtol=0, atol=0)
-    metrics = [(out / "metrics.jsonl").read_text() for out in (left, right)]
-    assert metrics[0] == metrics[1]
+    assert metrics_of(left) == metrics_of(right)
 
 
 @pytest.fixture(scope="module")
@@ -403,11 +420,16 @@ def test_a_run_leaves_metrics_and_a_manifest(whole):
     assert [row["step"] for row in rows] == list(range(1, 13))
     for row in rows:
         assert np.isfinite(list(row.values())).all()
-        assert row["processes"] >= 8
+        assert row["processes"] >= 4
+        assert row["seconds"] > 0
     manifest = json.loads((whole / "manifest.json").read_text())
     assert manifest["steps"] == 12
     assert manifest["config"] == json.loads(json.dumps(asdict(TINY)))
-    assert {"commit", "versions", "hardware", "hours"} <= manifest.keys()
+    assert manifest["config"]["seed"] == TINY.seed
+    assert {"commit", "hardware"} <= manifest.keys()
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["ranks"] == 1
+    assert 0 <= manifest["hours"] < 0.1
     assert not list(whole.glob("*.tmp"))
 
 
@@ -532,6 +554,28 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     assert len(rows) == state["step"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+@pytest.mark.parametrize(
+    ("file", "step"), [("metrics.tmp", 1), ("state.tmp", 1), ("manifest.tmp", 3)]
+)
+def test_a_full_disk_stops_and_keeps_the_last_state(whole, tmp_path, file, step):
+    train(TINY, tmp_path, CPU, n_workers=0, minutes=0)
+    (tmp_path / file).symlink_to("/dev/full")
+    with pytest.raises(NotSaved, match=r"No space left.* last checkpoint, step 1\."):
+        train(TINY, tmp_path, CPU, n_workers=0, checkpoint_every=3)
+    assert state_of(tmp_path)["step"] == step  # the manifest is written last
+    # With room again the run goes on, and ends as if nothing had been.
+    assert not list(tmp_path.glob("*.tmp"))
+    train(TINY, tmp_path, CPU, n_workers=0)
+    assert_same_run(tmp_path, whole)
+
+
+def test_rows_from_before_the_first_checkpoint_are_dropped(whole, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    train(TINY, tmp_path, CPU, n_workers=0)
+    assert_same_run(tmp_path, whole)
+
+
 def test_learning_rate_warms_up_and_falls():
     config = TrainConfig(n_steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(config, step) for step in range(101)]
@@ -541,7 +585,7 @@ def test_learning_rate_warms_up_and_falls():
 
 
 def test_groups_depend_on_seed_and_index_alone():
-    config = replace(TINY, max_states=20, max_actions=5)
+    config = replace(TINY, max_states=20, large_share=0.0, max_actions=5)
     groups, fewer = Groups(config, 40), Groups(config, 10)
     sizes = set()
     for index in (7, 3, 7):
@@ -550,7 +594,7 @@ def test_groups_depend_on_seed_and_index_alone():
         np.testing.assert_array_equal(group.batch.P, same.batch.P)
     for index in range(40):
         _, n_states, n_actions, _ = groups[index].log.counts.shape
-        assert 2 <= n_states <= 20
+        assert 1 <= n_states <= 20
         assert 2 <= n_actions <= 5
         sizes.add((n_states, n_actions))
     assert len(sizes) > 15
@@ -560,21 +604,115 @@ def test_groups_depend_on_seed_and_index_alone():
     )
 
 
-def test_released_configuration_is_readable_and_unknown_keys_are_not(tmp_path):
-    config = TrainConfig.from_json(ROOT / "pretraining" / "runs" / "base.json")
-    assert set(config.families) == set(FAMILIES)
-    assert isinstance(config.network, NetworkConfig)
+def test_a_share_of_the_groups_is_large_and_one_state_is_a_bandit():
+    groups = Groups(replace(TINY, max_states=4, large_share=0.3), 60)
+    states = [groups[i].log.counts.shape[1] for i in range(60)]
+    assert max(states) <= TINY.largest_states
+    # 18 are expected; five standard deviations.
+    assert 1 <= sum(n > 4 for n in states) <= 36
+    assert 1 in states
+    assert 2 in states
+
+
+def test_configurations_of_the_recipes_are_readable_and_unknown_keys_are_not(tmp_path):
+    paths = sorted((ROOT / "pretraining" / "runs").glob("*.json"))
+    configs = {path.stem: TrainConfig.from_json(path) for path in paths}
+    assert configs.keys() >= {"base", "wide", "cuda", "smoke"}
+    for name, config in configs.items():
+        assert set(config.families) <= set(FAMILIES)
+        if name != "base":
+            assert set(config.families) == set(FAMILIES)
+        Network(config.network)
+    # The second stage begins with the weights of the first.
+    assert configs["wide"].network == configs["base"].network
     wrong = tmp_path / "wrong.json"
     wrong.write_text('{"n_step": 3}')
     with pytest.raises(TypeError, match="n_step"):
         TrainConfig.from_json(wrong)
 
 
+def command_line(config, tmp_path) -> list[str]:
+    """Return the arguments that train on the CPU into ``tmp_path / "run"``."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(asdict(config)))
+    arguments = ["--config", str(path), "--out", str(tmp_path / "run")]
+    return [*arguments, "--device", "cpu", "--threads", "1", "--workers", "0"]
+
+
 def test_command_line_trains(tmp_path, monkeypatch):
-    config = copy.copy(asdict(TINY))
-    (tmp_path / "tiny.json").write_text(json.dumps({**config, "n_steps": 2}))
-    arguments = ["train", "--config", str(tmp_path / "tiny.json"), "--workers", "0"]
-    arguments += ["--out", str(tmp_path / "run"), "--device", "cpu", "--threads", "1"]
-    monkeypatch.setattr(sys, "argv", arguments)
+    arguments = command_line(replace(TINY, n_steps=2), tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
     trainer.main()
     assert state_of(tmp_path / "run")["step"] == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+def test_command_line_says_in_one_line_why_it_fails(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.tmp").symlink_to("/dev/full")
+    arguments = command_line(replace(TINY, n_steps=2), tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    with pytest.raises(SystemExit, match=r"^The run cannot be written: .*step 0\.$"):
+        trainer.main()  # a message as status means 1
+
+
+# bfloat16
+
+
+def test_the_network_alone_computes_in_bfloat16(batch):
+    exact, network = small_network(), small_network()
+    use_bfloat16(network, "cpu")
+    dtypes = []
+    hook = lambda module, args, output: dtypes.append(output.dtype)  # noqa: E731
+    for layer in (network.embed_pair, network.residual_head[0]):
+        layer.register_forward_hook(hook)
+    losses, expected = losses_of(network, batch), losses_of(exact, batch)
+    assert dtypes == [torch.bfloat16, torch.bfloat16]
+    for value in (losses.total, losses.policy, losses.q_high):
+        assert value.dtype == torch.float32
+    assert 0 < (losses.policy - expected.policy).abs().max() < 0.1
+    assert losses.total.item() == pytest.approx(expected.total.item(), rel=0.02)
+    losses.total.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.dtype == torch.float32
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_cuda_is_close_to_the_cpu(whole, tmp_path):
+    assert train(TINY, tmp_path, torch.device("cuda"), n_workers=0)
+    here, there = metrics_of(whole), metrics_of(tmp_path)
+    assert there[0]["total"] == pytest.approx(here[0]["total"], rel=0.05)
+    assert len(there) == len(here)
+
+
+# Several processes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names the loopback interface")
+@pytest.mark.parametrize("begun_by", [2, 1])
+def test_two_ranks_take_the_steps_of_one(tmp_path, begun_by):
+    config = replace(TINY, groups_per_step=3)  # which two ranks cannot halve
+    train(config, tmp_path / "one", CPU, n_workers=0)
+    if begun_by == 1:
+        train(config, tmp_path / "run", CPU, n_workers=0, minutes=0)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    subprocess.run(
+        [*torchrun, "-m", "pretraining.train", *command_line(config, tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        check=True,
+        timeout=300,
+    )
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "run")
+    for left, right in zip(one, two, strict=True):
+        assert right == pytest.approx(left, rel=1e-3, abs=1e-4)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["ranks"] == 2
+
+
+def test_more_ranks_than_groups_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "_rank", lambda: (0, 3))
+    with pytest.raises(ValueError, match=r"number of ranks, 3\. Got 2"):
+        train(TINY, tmp_path, CPU, n_workers=0)

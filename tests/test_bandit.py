@@ -1,0 +1,132 @@
+"""Bernoulli bandits: the Bayes optimum, the index methods and tabrl's cached plans."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pretraining.benchmark import bandit
+from pretraining.benchmark.bandit import (
+    INDICES,
+    Protocol,
+    Setting,
+    bayes_optimal_regret,
+    bayes_ucb,
+    draw_bandits,
+    index_regret,
+    score_cell,
+    tabrl_regret,
+    ucb1,
+)
+
+
+def exhaustive_value(arms: tuple[tuple[int, int], ...], left: int) -> float:
+    """Most successes to expect in `left` pulls, by recursion over all outcomes."""
+    if left == 0:
+        return 0.0
+    values = []
+    for i, (n, successes) in enumerate(arms):
+        p = (1 + successes) / (2 + n)
+        won, lost = [
+            exhaustive_value(
+                (*arms[:i], (n + 1, successes + reward), *arms[i + 1 :]), left - 1
+            )
+            for reward in (1, 0)
+        ]
+        values.append(p * (1 + won) + (1 - p) * lost)
+    return max(values)
+
+
+@pytest.mark.parametrize(("n_arms", "horizon"), [(1, 4), (2, 5), (3, 4), (4, 3)])
+def test_bayes_optimum_is_that_of_exhaustive_recursion(n_arms, horizon):
+    value = exhaustive_value(((0, 0),) * n_arms, horizon)
+    expected = horizon * n_arms / (n_arms + 1) - value
+    assert bayes_optimal_regret(n_arms, horizon) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("n_arms", "horizon", "regret"),
+    [(2, 10, 0.6449), (2, 100, 1.7482), (3, 10, 1.0904)],
+)
+def test_known_bayes_optimum(n_arms, horizon, regret):
+    assert bayes_optimal_regret(n_arms, horizon) == pytest.approx(regret, abs=5e-5)
+
+
+def test_indices_at_known_counts():
+    n, successes = np.array([[4, 0, 9]]), np.array([[1, 0, 9]])
+    bound = ucb1(n, successes, 14, 100, np.random.default_rng(0))
+    expected = [0.25 + np.sqrt(2 * np.log(14) / 4), np.inf]
+    np.testing.assert_allclose(bound[0, :2], expected)
+    quantile = bayes_ucb(n, successes, 10, 100, np.random.default_rng(0))
+    # Uniform: 0.9; Beta(10, 1) has the distribution function x^10.
+    np.testing.assert_allclose(quantile[0, 1:], [0.9, 0.9**0.1])
+
+
+def test_no_method_beats_the_bayes_optimum():
+    means, rewards = draw_bandits(2, 25, 4000, seed=1)
+    best = bayes_optimal_regret(2, 25)
+    for index in INDICES.values():
+        found = index_regret(index, means, rewards, np.random.default_rng(0))
+        assert found.mean() > best - 3 * found.std() / np.sqrt(len(found))
+        assert found.min() >= 0
+
+
+def test_published_regret_of_ucb1():
+    """K = 10, T = 500: 86.8."""
+    means, rewards = draw_bandits(10, 500, 1000, seed=0)
+    found = index_regret(ucb1, means, rewards, np.random.default_rng(0))
+    assert found.mean() == pytest.approx(86.8, abs=3 * found.std() / np.sqrt(1000))
+
+
+def test_the_worse_arm_costs_the_gap():
+    means = np.array([[0.2, 0.7]])
+    rewards = np.zeros((1, 2, 6), dtype=bool)
+
+    def first(n, successes, pull, horizon, rng):
+        return np.array([[1.0, 0.0]])
+
+    found = index_regret(first, means, rewards, np.random.default_rng(0))
+    assert found == pytest.approx([6 * 0.5])
+
+
+def test_every_method_gets_the_same_bandits():
+    np.testing.assert_equal(draw_bandits(3, 5, 4, 2), draw_bandits(3, 5, 4, 2))
+    means, rewards = draw_bandits(2, 4000, 3, 0)
+    np.testing.assert_allclose(rewards.mean(axis=2), means, atol=0.05)
+    protocol = Protocol((Setting(2, 5, 2, 3),), (1,))
+    methods = [cell["method"] for cell in protocol.cells()]
+    assert methods == ["tabrl", *[name for name in INDICES for _ in range(2)]]
+
+
+def test_rows():
+    cell = {
+        **{"part": "bandit", "arms": 2, "horizon": 5, "size": 3},
+        **{"method": "Thompson", "seed": 0},
+    }
+    rows = score_cell(cell, None)
+    assert [row["run"] for row in rows] == [0, 1, 2]
+    assert rows == score_cell(cell, None)
+    with pytest.raises(ValueError, match="needs a checkpoint"):
+        score_cell(cell | {"method": "tabrl"}, None)
+
+
+def test_cached_plans_are_the_agents_own():
+    """A policy kept for sorted counts is what a fresh agent has for these arms."""
+    from tabrl import OnlineAgent
+
+    means, rewards = draw_bandits(3, 6, 4, 0)
+    known: dict = {}
+    found = tabrl_regret(means, rewards, "auto", np.random.default_rng(0), known)
+    assert found.shape == (4,)
+    assert (found >= 0).all()
+    keys = sorted(known)
+    rng = np.random.default_rng(1)
+    for i in rng.choice(len(keys), 4, replace=False):
+        order = rng.permutation(3)
+        agent = OnlineAgent(1, 3, gamma=bandit.GAMMA, reward_range=(0, 1))
+        for arm, (n, successes) in zip(order, keys[i], strict=True):
+            for pull in range(n):
+                won = float(pull >= n - successes)
+                agent.observe(0, int(arm), won, None, True)
+        policy = agent.exploration_proba([0])[0][order]
+        np.testing.assert_allclose(policy, known[keys[i]])

@@ -1,0 +1,330 @@
+"""Online baselines and the online protocol: closed forms, and exhaustive answers."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+
+from pretraining.benchmark import online
+from pretraining.benchmark.cells import read_results
+from pretraining.benchmark.environments import environment
+from pretraining.benchmark.exact import policy_iteration
+from pretraining.benchmark.online import (
+    QUICK,
+    TABRL,
+    Protocol,
+    Simulator,
+    good_value,
+    make_learner,
+    score_cell,
+    solved,
+)
+from pretraining.benchmark.online_baselines import (
+    PSRL,
+    UCBVI,
+    QLearning,
+    ValueIteration,
+    optimal_values,
+)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def cell(**changes) -> dict:
+    found = {
+        "part": "regret",
+        "gamma": 0.99,
+        "environment": "RiverSwim-6",
+        "method": "UCB-VI",
+        "constant": 0.1,
+        "episodes": 30,
+        "seed": 0,
+    }
+    return found | changes
+
+
+# Planning
+
+
+@pytest.mark.parametrize("name", ["Garnet-20-4-3", "Garnet-200-8-5"])
+def test_planning_agrees_with_policy_iteration_from_any_start(name):
+    env = environment(name, 0.9)
+    args = (env.expected_reward, env.gamma)
+    expected = policy_iteration(env.transition, *args)
+    start = rng().normal(size=env.n_states) * 100
+    for transition in (env.transition, env.transition.toarray()):
+        q = optimal_values(transition, *args, start)
+        np.testing.assert_allclose(q, expected, atol=1e-7)
+
+
+def test_planning_finds_the_best_of_all_deterministic_policies():
+    generator = rng()
+    transition = generator.dirichlet(np.ones(4), size=(3, 2))[:, :, :3]
+    reward, gamma = generator.normal(size=(3, 2)), 0.9
+    values = []
+    for actions in product(range(2), repeat=3):
+        P, r = transition[range(3), actions], reward[range(3), actions]
+        values.append(np.linalg.solve(np.eye(3) - gamma * P, r))
+    q = optimal_values(transition.reshape(6, 3), reward, gamma)
+    np.testing.assert_allclose(q.max(axis=1), np.max(values, axis=0))
+
+
+@pytest.mark.parametrize("n_states", [5, 150])
+def test_pairs_never_tried_lead_anywhere(n_states):
+    """The sparse form with one more state equals rows of 1 / S."""
+    generator, gamma = rng(), 0.9
+    learner = ValueIteration(n_states, 2, gamma, (0.0, 1.0), generator)
+    P = np.full((n_states, 2, n_states), 1 / n_states)
+    reward = np.zeros((n_states, 2))
+    for s in range(0, n_states, 2):
+        P[s, 1], reward[s, 1] = 0.0, s / n_states
+        for after in generator.choice(n_states, 2, replace=False):
+            learner.observe(s, 1, s / n_states, int(after), False, False)
+            P[s, 1, after] = 0.5
+    v = np.zeros(n_states)
+    for _ in range(400):
+        v = (reward + gamma * P @ v).max(axis=1)
+    found = learner.greedy_values().max(axis=1)
+    np.testing.assert_allclose(found, v, atol=1e-8)
+
+
+def test_terminated_transitions_have_no_continuation():
+    learner = ValueIteration(2, 1, 0.5, (0.0, 1.0), rng())
+    for terminated in (True, False, False, True):
+        learner.observe(0, 0, 1.0, 1, terminated, False)
+    learner.observe(1, 0, 1.0, 1, False, False)
+    # v1 = 1 / (1 - 0.5) = 2, and half of the transitions of state 0 go there.
+    np.testing.assert_allclose(learner.greedy_values()[:, 0], [1 + 0.5 * 0.5 * 2, 2])
+
+
+# Methods
+
+
+def test_boltzmann_policy_has_the_odds_of_its_values():
+    learner = ValueIteration(1, 2, 0.5, (0.0, 1.0), rng(), temperature=0.3)
+    learner.observe(0, 0, 0.6, 0, True, False)
+    learner.observe(0, 1, 0.0, 0, True, False)
+    learner.begin()
+    first, second = learner.policy()[0]
+    assert np.log(first / second) == pytest.approx(0.6 / 0.3)
+
+
+def test_ucb_vi_bonus_at_known_counts():
+    learner = UCBVI(2, 3, 0.9, (-1.0, 4.0), rng(), c=0.1, delta=0.2)
+    for _ in range(4):
+        learner.observe(0, 1, 0.5, 1, False, False)
+    learner.observe(0, 2, 3.9, 1, False, False)
+    reward = learner.optimistic_reward()
+    # 0.1 x 5 x sqrt(log(2 x 2 x 3 / 0.2) / 8) on top of 0.5.
+    assert reward[0, 1] == pytest.approx(0.5 + 0.5 * np.sqrt(np.log(60) / 8))
+    assert reward[0, 2] == pytest.approx(4)  # no more than a reward can be
+    assert reward[0, 0] == pytest.approx(40)  # r_max / (1 - gamma)
+
+
+def test_ucb_vi_goes_far_to_try_what_is_new():
+    learner = UCBVI(4, 2, 0.99, (0.0, 1.0), rng(), c=0.1)
+    for _ in range(100):
+        for s in range(4):
+            learner.observe(s, 0, 0.5, s, False, False)
+    for s in range(3):
+        learner.observe(s, 1, 0.0, s + 1, False, False)
+    learner.begin()  # action 1 of the last state is left
+    np.testing.assert_array_equal(learner.policy()[:, 1], 1)
+
+
+def test_psrl_draws_have_the_posterior_mean():
+    learner = PSRL(2, 1, 0.9, (0.0, 2.0), rng())
+    for after, terminated, reward in [
+        *[(0, False, 0.8)] * 3,
+        *[(1, False, 1.2)] * 5,
+        *[(1, True, 1.0)] * 2,
+    ]:
+        learner.observe(0, 0, reward, after, terminated, False)
+    draws = [learner.sample() for _ in range(4000)]
+    rows = np.mean([transition for transition, _ in draws], axis=0)
+    # Dirichlet(1/2) on two states and termination: 1.5 observations beforehand.
+    np.testing.assert_allclose(rows[0], [3.5 / 11.5, 5.5 / 11.5], atol=0.01)
+    np.testing.assert_allclose(rows[1], [1 / 3, 1 / 3], atol=0.02)
+    # 0.1 observations of the middle of the range, which is 1.
+    rewards = np.array([reward[0, 0] for _, reward in draws])
+    assert rewards.mean() == pytest.approx((0.1 * 1 + 10.4) / 10.1, abs=0.005)
+    # Student's t: rate / (strength (shape - 1)), in units of the range.
+    squares = 3 * 0.24**2 + 5 * 0.16**2 + 2 * 0.04**2  # around 1.04
+    rate = 0.01 + (squares + 0.1 * 10 * 0.04**2 / 10.1) / 4 / 2
+    variance = 4 * rate / (10.1 * 5)
+    assert rewards.var() == pytest.approx(variance, rel=0.1)
+
+
+def test_q_learning_updates():
+    learner = QLearning(2, 2, 0.9, (0.0, 1.0), rng())
+    np.testing.assert_allclose(learner.q, 10)
+    learner.observe(0, 0, 0.5, 1, False, False)  # rate 11 / 11
+    assert learner.q[0, 0] == pytest.approx(0.5 + 0.9 * 10)
+    learner.observe(0, 0, 0.0, 1, True, False)  # rate 11 / 12, nothing follows
+    assert learner.q[0, 0] == pytest.approx(9.5 / 12)
+    np.testing.assert_array_equal(learner.policy(), [[0, 1], [0.5, 0.5]])
+    fixed = QLearning(2, 2, 0.9, (0.0, 1.0), rng(), rate=0.1)
+    fixed.observe(0, 0, 0.0, 1, True, False)
+    assert fixed.q[0, 0] == pytest.approx(9)
+
+
+# Protocol
+
+
+def test_controls_are_those_of_the_seed_papers_protocol():
+    """Random + VI: 3 and 9 episodes; Boltzmann + VI: 3 and 6; medians of 12 seeds."""
+    expected = {"random + VI": {3: 3, 5: 9}, "Boltzmann + VI": {3: 3, 5: 6}}
+    for method, medians in expected.items():
+        for size, median in medians.items():
+            run = cell(
+                part="convergence",
+                gamma=0.95,
+                environment=f"gridworld-{size}x{size}",
+                method=method,
+                constant=None,
+                episodes=100,
+            )
+            found = [
+                score_cell(run | {"seed": seed}, None)[0]["solved"]
+                for seed in range(12)
+            ]
+            assert np.median(found) == pytest.approx(median, abs=2)
+
+
+def test_good_value_relative_to_the_optimum():
+    env = environment("gridworld-3x3", 0.95)
+    threshold = good_value(env, relative=True)
+    uniform = env.start @ env.policy_value(env.uniform_policy)
+    optimum = env.start @ env.optimal_q.max(axis=1)
+    # On a line from the uniform value to the optimum.
+    assert uniform + threshold * (optimum - uniform) == pytest.approx(0.95 * optimum)
+    assert good_value(env, relative=False) == 0.95
+
+
+def test_solved_needs_eight_in_a_row():
+    assert solved([True] * 7) is None
+    assert solved([False, True] * 20) is None
+    assert solved([False] * 3 + [True] * 8) == 4
+
+
+def test_regret_of_an_optimal_and_of_the_uniform_policy():
+    found = online.regret([1.0, 0.0, -5.0])
+    assert found["regret"] == pytest.approx(0 + 1 + 2)
+    assert found["regret_unclipped"] == pytest.approx(0 + 1 + 6)
+    assert found["curve"] == [[1, 0.0], [2, 1.0], [3, 3.0]]
+    assert len(online.regret(np.zeros(1000))["curve"]) == 60
+    row = score_cell(cell(method="random + VI", constant=None), None)[0]
+    assert row["regret"] == pytest.approx(30)
+
+
+def test_simulator_plays_to_the_limit_and_knows_what_is_untried():
+    env = environment("gridworld-3x3", 0.99)
+    simulator = Simulator(env, seed=0)
+    steps = []
+
+    class AlwaysRight(ValueIteration):
+        def observe(self, *transition):
+            steps.append(transition)
+
+    simulator.episode(AlwaysRight(9, 4, 0.99, (-1.0, 10.0), rng()))
+    assert len(steps) == 50
+    assert [step[-1] for step in steps] == [False] * 49 + [True]
+    assert all(a[3] == b[0] for a, b in pairwise(steps))
+    tried = {step[:2] for step in steps}
+    visited = {step[0] for step in steps} | {steps[-1][3]}
+    assert simulator.n_untried == 4 * len(visited) - len(tried)
+    deep = Simulator(environment("DeepSea-6", 0.99), seed=0)
+    learner = ValueIteration(37, 2, 0.99, (-1.0, 1.0), rng())
+    deep.episode(learner)
+    assert learner.n.sum() == 6  # terminated, and its last state is never acted in
+    assert not deep.visited[36]
+
+
+def test_giving_up_needs_a_bad_policy_and_something_untried():
+    # Value iteration that never explores rests at the left end of the river.
+    greedy = cell(environment="RiverSwim-12", method="Boltzmann + VI", constant=None)
+    lost = score_cell(greedy | {"episodes": 3}, None)[0]
+    assert lost["gives_up"]
+    assert lost["untried"] > 0
+    found = score_cell(cell(environment="RiverSwim-6"), None)[0]
+    assert not found["gives_up"]
+    assert found["solved"] is not None
+    assert found["regret"] < 10
+
+
+def test_same_seed_same_row():
+    for method in ("PSRL", "Q-learning", "Boltzmann + VI"):
+        run = cell(method=method, constant=None, episodes=8)
+        assert score_cell(run, None) == score_cell(run, None)
+        assert score_cell(run, None) != score_cell(run | {"seed": 1}, None)
+
+
+def test_cells_differ_and_leave_out_tabrl_without_a_checkpoint():
+    cells = Protocol().cells()
+    assert len({tuple(c.items()) for c in cells}) == len(cells)
+    methods = {c["method"] for c in Protocol(checkpoint=None).cells()}
+    assert TABRL not in methods
+    assert {c["constant"] for c in cells if c["method"] == "UCB-VI"} == {0.01, 0.1, 1}
+    with pytest.raises(ValueError, match="needs a checkpoint"):
+        score_cell(cell(method=TABRL, constant=None), None)
+
+
+def test_run_writes_rows_and_goes_on_with_them(tmp_path):
+    protocol = Protocol(
+        environments=("RiverSwim-6",),
+        methods=("UCB-VI", "Boltzmann + VI"),
+        n_seeds=1,
+        n_episodes=3,
+        convergence_seeds=0,
+        sizes=(),
+        checkpoint=None,
+    )
+    path = tmp_path / "online.jsonl"
+    rows = online.run(protocol, path, progress_bar=False)
+    assert len(rows) == 4
+    assert read_results(path)[1] == rows
+    size = path.stat().st_size
+    assert online.run(protocol, path, progress_bar=False) == rows
+    assert path.stat().st_size == size
+
+
+# tabrl
+
+
+@pytest.mark.parametrize("name", ["FrozenLake-v1", "RiverSwim-6"])
+def test_tabrl_follows_the_policy_that_is_scored(name):
+    """What `exploration_proba` gives at the start holds to the end of the episode."""
+    env = environment(name, 0.99)
+    learner = make_learner(env, TABRL, None, 0, "auto")
+    simulator = Simulator(env, 0)
+    for _ in range(3):
+        learner.begin()
+        pi = learner.policy()
+        taken = []
+        act = learner.agent.act
+        observe = learner.agent.observe
+
+        def acting(state, act=act, taken=taken):
+            taken.append((state, act(state)))
+            return taken[-1][1]
+
+        def observing(*transition, learner=learner, observe=observe, pi=pi):
+            now = learner.agent.exploration_proba(np.arange(len(pi)))
+            np.testing.assert_array_equal(now, pi)
+            observe(*transition)
+
+        learner.act, learner.agent.observe = acting, observing
+        simulator.episode(learner)
+        learner.agent.observe = observe
+        assert all(pi[state, action] > 0 for state, action in taken)
+
+
+def test_tabrl_and_quick_protocol_have_a_row():
+    run = next(c for c in QUICK.cells() if c["method"] == TABRL)
+    row = score_cell(run | {"episodes": 3}, "auto")[0]
+    assert 0 <= row["regret"] <= 6
+    assert len(row["curve"]) == 3
