@@ -3,8 +3,8 @@
 A cell is one log: an environment, a behaviour policy, a size, a discount factor and a
 seed. Every method gets the same log. Of what a log cannot show they know the numbers
 of states and of actions, and the SPIBB methods the behaviour policy as well. In states
-that are not in the log a policy is uniform; the two exceptions are those of
-`pretraining.benchmark.baselines`.
+that are not in the log tabrl infers a policy (`handle_unknown="infer"`), those of the
+others are uniform, with the two exceptions of `pretraining.benchmark.baselines`.
 
 The rows have the cell's parameters, `method`, `constant` (None where a method has
 none), `value` (normalised and clipped below at -1) and `value_unclipped`.
@@ -250,8 +250,8 @@ def d3rlpy_policies(log: Log, env: Environment, seed: int) -> Policies:
 def tabrl_policies(log: Log, env: Environment, checkpoint: str, seed: int) -> Policies:
     """Fit tabrl's public estimator: its choices, and its distribution over actions.
 
-    States that the log does not show get the uniform policy, actions that it does
-    not show probability 0.
+    States that the log does not show get what the network infers of them, actions
+    that it does not show probability 0.
 
     Parameters
     ----------
@@ -273,18 +273,18 @@ def tabrl_policies(log: Log, env: Environment, checkpoint: str, seed: int) -> Po
     from tabrl import OfflinePolicyEstimator
 
     estimator = OfflinePolicyEstimator(
-        gamma=env.gamma, checkpoint=checkpoint, random_state=seed
+        gamma=env.gamma,
+        checkpoint=checkpoint,
+        random_state=seed,
+        handle_unknown="infer",
     )
     estimator.fit(dict(log))
-    states = np.asarray(estimator.states_, dtype=np.int64)
+    states = np.arange(env.n_states)
     actions = np.asarray(estimator.actions_, dtype=np.int64)
-    chosen = env.uniform_policy.copy()
-    choice = np.asarray(estimator.predict(estimator.states_), dtype=np.int64)
-    chosen[states] = np.eye(env.n_actions)[choice]
-    yield TABRL_GREEDY, None, chosen
-    sampled = env.uniform_policy.copy()
-    sampled[states] = 0
-    sampled[np.ix_(states, actions)] = estimator.predict_proba(estimator.states_)
+    choice = np.asarray(estimator.predict(states), dtype=np.int64)
+    yield TABRL_GREEDY, None, np.eye(env.n_actions)[choice]
+    sampled = np.zeros((env.n_states, env.n_actions))
+    sampled[:, actions] = estimator.predict_proba(states)
     yield TABRL_SAMPLED, None, sampled
 
 
