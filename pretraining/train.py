@@ -46,6 +46,9 @@ from pretraining.targets import ProcessBatch, draw_processes
 from tabrl._checkpoint import load_network, read_config
 from tabrl._network import Network, NetworkConfig
 
+# Share of the groups that are bandits with one state; random sizes add a few more.
+_ONE_STATE = 0.08
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -109,8 +112,10 @@ class Groups(Dataset):
             n_states = round(log_uniform(rng, config.max_states, config.largest_states))
         else:
             n_states = round(log_uniform(rng, 1, config.max_states))
-        if n_states == 1 and rng.random() < 0.5:
-            # The second state is terminal: every pull is an episode.
+        if rng.random() < _ONE_STATE:
+            n_states = 1
+        one_pull = n_states == 1 and rng.random() < 0.5
+        if one_pull:  # the second state is terminal, and not known to exist
             n_states, families = 2, ("bandits",)
         n_actions = round(log_uniform(rng, 2, config.max_actions))
         n = int(np.clip(config.pairs_per_group // (n_states * n_actions), 2, 128))
@@ -121,7 +126,7 @@ class Groups(Dataset):
         return Group(
             batch=batch,
             log=simulate(rng, batch, size),
-            only_active=rng.random(n) < (0.2 if explores else 0.6),
+            only_active=(rng.random(n) < (0.2 if explores else 0.6)) | one_pull,
             reward_range=draw_reward_ranges(rng, batch),
             n_rounds=int(rng.integers(2, 4)) if explores else 1,
             seed=(config.seed, index, 1),

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from tabrl._statistics import Statistics
 
-PAIR_FEATURES = 12
+PAIR_FEATURES = 13
 STATE_FEATURES = 5
-DATA_FEATURES = 16
+DATA_FEATURES = 18
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,12 @@ def build_features(batch: StatisticsBatch) -> Features:
     # Rounding leaves about 1e-16 of the second moment; below that it is noise-free.
     variance = torch.where(variance > 1e-6 * second_moment, variance, 0.0)
     terminated = torch.where(visited, batch.n_terminated / n_safe, 0.0)
+    # Rewards that only take the two ends of the declared range have this variance.
+    ends = torch.stack([low, high]) / scale
+    room = (reward - ends[0, :, None, None]) * (ends[1, :, None, None] - reward)
+    room = torch.where(visited & declared[:, None, None], room.clamp(min=0), 0.0)
+    inside = room > 1e-6 * ((ends[1] - ends[0]) ** 2)[:, None, None]
+    at_end = visited & declared[:, None, None] & ~inside
 
     edge_prob = batch.edge_count / n_safe.view(-1)[batch.edge_pair]
     edge_from = batch.edge_pair // n_actions
@@ -218,6 +224,7 @@ def build_features(batch: StatisticsBatch) -> Features:
             torch.log1p(n_next),
             (reward != 0).to(reward),
             (~batch.allowed).to(reward),
+            at_end.to(reward),
         ],
         dim=-1,
     )
@@ -241,6 +248,8 @@ def build_features(batch: StatisticsBatch) -> Features:
     mean_of_means = reward.sum((1, 2)) / n_visited
     spread = (reward**2).sum((1, 2)) / n_visited - mean_of_means**2
     noisy = (variance > 0) & repeated
+    n_room = (batch.n * room).sum((1, 2))
+    two_valued = (batch.n * variance * inside).sum((1, 2)) / n_room.clamp(min=1e-9)
     data = torch.stack(
         [
             torch.log(1 / (1 - batch.gamma)),
@@ -259,6 +268,8 @@ def build_features(batch: StatisticsBatch) -> Features:
             n_repeated / n_visited,
             (repeated & (n_next == 1)).sum((1, 2)) / n_repeated.clamp(min=1),
             noisy.sum((1, 2)) / n_repeated.clamp(min=1),
+            inside.sum((1, 2)) / n_visited,
+            two_valued.clamp(max=2),
         ],
         dim=-1,
     )

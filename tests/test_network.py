@@ -149,9 +149,10 @@ def test_features_by_hand():
         np.log(4),
         1,
         0,
+        0,
     ]
     np.testing.assert_allclose(features.pair[0, 0, 0], expected)
-    unvisited = np.zeros(11)
+    unvisited = np.zeros(13)
     unvisited[1] = 1
     np.testing.assert_allclose(features.pair[0, 0, 1], unvisited)
     assert features.data[0, 0] == pytest.approx(np.log(4))
@@ -411,3 +412,21 @@ def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     level = 0.5 + 0.2 * visits.log1p()
     expected = middle + level[:, None, None] * (high - middle)
     torch.testing.assert_close(found, expected)
+
+
+def test_rewards_at_the_ends_of_the_declared_range_are_noticed():
+    """One pair pulled 4 times: rewards of two values, or one value between them."""
+    found = []
+    for reward_sum, reward_sq_sum in ((3 - 1, 3 + 1), (2, 1), (4, 4)):
+        data = statistics_batch(
+            counts=np.full((1, 1, 1, 1), 4),
+            ended=np.zeros((1, 1, 1)),
+            reward_sum=np.full((1, 1, 1), reward_sum),
+            reward_sq_sum=np.full((1, 1, 1), reward_sq_sum),
+            gamma=0.9,
+            reward_range=(-1, 1),
+        )
+        features = build_features(data)
+        found.append([features.pair[0, 0, 0, -1], *features.data[0, -2:]])
+    # At an end; the share of pairs inside; variance over that of two outcomes.
+    np.testing.assert_allclose(found, [[0, 1, 1], [0, 1, 0], [1, 0, 0]], atol=1e-12)
