@@ -7,14 +7,36 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pretraining.benchmark import offline
+from pretraining.benchmark import bandit, offline, online, speed
+from pretraining.benchmark.cells import ResultsError
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES
-from pretraining.benchmark.report import Results, report
+from pretraining.benchmark.report import (
+    SUMMARY,
+    ReportError,
+    check,
+    fill,
+    markdown,
+    read_summary,
+    summarise,
+    write_summary,
+)
+from pretraining.benchmark.tables import PARTS
 
-
-def _listed(values: Sequence[object]) -> str:
-    return " ".join(map(str, values))
+_MODULES: dict[str, Any] = {
+    "offline": offline,
+    "online": online,
+    "bandit": bandit,
+    "speed": speed,
+}
+_HELP = {
+    "offline": "one policy from one log",
+    "online": "regret of every episode, and episodes until solved",
+    "bandit": "Bernoulli bandits",
+    "speed": "time and memory from a log to a policy",
+    "all": "the four of them",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,61 +45,118 @@ def _parser() -> argparse.ArgumentParser:
         description="Exact scores on known processes, as Markdown tables.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in _HELP.items():
+        command = commands.add_parser(name, help=text, description=f"Score {text}.")
+        _add_options(command, name)
     command = commands.add_parser(
-        "offline",
-        help="one policy from one log",
-        description="Score tabrl and its baselines on logs of known processes.",
+        "report",
+        help="tables and pictures of finished results",
+        description="Summarise result files, and put the tables into README.",
     )
-    default = offline.Protocol()
     command.add_argument(
-        "--quick",
-        action="store_true",
-        help="2 seeds, 2 sizes and 4 environments, unless these are given",
+        "folder", type=Path, nargs="?", help="with the result files; else the summary's"
     )
+    command.add_argument(
+        "--summary", type=Path, default=SUMMARY, help=argparse.SUPPRESS
+    )
+    command.add_argument("--readme", type=Path, help="fill its benchmark blocks")
+    command.add_argument("--figures", type=Path, help="folder for the pictures")
+    command.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; fail if --readme does not show the summary, or if that is "
+        "not of the bundled checkpoint",
+    )
+    return parser
+
+
+def _add_options(command: argparse.ArgumentParser, part: str) -> None:
+    add = command.add_argument
+    add("--quick", action="store_true", help="a small protocol that shows it works")
     tabrl = command.add_mutually_exclusive_group()
     tabrl.add_argument(
         "--checkpoint",
-        default=default.checkpoint,
-        help="what OfflinePolicyEstimator takes; default: %(default)s",
+        default="auto",
+        help="what tabrl's estimators take; default: %(default)s",
     )
+    add("--output", type=Path, help="folder for the result files, to go on from")
+    add("--restart", action="store_true", help="start the result files anew")
+    if part == "speed":
+        return
     tabrl.add_argument("--baselines-only", action="store_true", help="leave tabrl out")
-    command.add_argument(
-        "--gamma",
-        type=float,
-        nargs="+",
-        default=default.gammas,
-        help=f"discount factors; default: {_listed(default.gammas)}",
-    )
-    command.add_argument(
-        "--seeds", type=int, help=f"logs a cell; default: {default.n_seeds}"
-    )
-    command.add_argument(
-        "--sizes", type=int, nargs="+", help=f"default: {_listed(default.sizes)}"
-    )
-    command.add_argument(
+    add("--jobs", type=int, default=2, help="processes; default: %(default)s")
+    if part == "bandit":
+        return
+    add("--seeds", type=int, help="logs or runs of each kind")
+    add(
         "--environments",
         nargs="+",
         choices=ENVIRONMENT_NAMES,
         metavar="NAME",
-        help=f"default: {_listed(ENVIRONMENT_NAMES)}",
+        help=f"some of {', '.join(ENVIRONMENT_NAMES)}",
     )
-    command.add_argument("--jobs", type=int, default=2, help="processes; default: 2")
-    command.add_argument("--output", type=Path, help="file for the rows, JSON lines")
-    return parser
+    add("--neural", action="store_true", help="train d3rlpy's and DQN's networks too")
+    if part == "offline":
+        add("--gamma", type=float, nargs="+", help="discount factors")
+        add("--sizes", type=int, nargs="+", help="transitions of a log")
 
 
-def _protocol(arguments: argparse.Namespace) -> offline.Protocol:
-    full, quick = offline.Protocol(), offline.QUICK
-    base = quick if arguments.quick else full
-    checkpoint = None if arguments.baselines_only else arguments.checkpoint
-    return dataclasses.replace(
-        base,
-        checkpoint=checkpoint,
-        gammas=tuple(arguments.gamma),
-        n_seeds=arguments.seeds or base.n_seeds,
-        sizes=tuple(arguments.sizes or base.sizes),
-        environments=tuple(arguments.environments or base.environments),
-    )
+def _protocol(part: str, arguments: argparse.Namespace) -> Any:
+    """Return the protocol of a part with what the arguments change."""
+    module = _MODULES[part]
+    base = module.QUICK if arguments.quick else module.Protocol()
+    given = vars(arguments)
+    changes: dict[str, Any] = {
+        "checkpoint": None if given.get("baselines_only") else arguments.checkpoint
+    }
+    if part in ("offline", "online"):
+        changes["environments"] = arguments.environments
+        changes["n_seeds"] = arguments.seeds
+    if part == "offline":
+        changes["gammas"], changes["sizes"] = given.get("gamma"), given.get("sizes")
+        changes["d3rlpy"] = arguments.neural or None
+    if part == "online":
+        changes["dqn"] = arguments.neural or None
+    left = {k: v for k, v in changes.items() if v is not None or k == "checkpoint"}
+    return dataclasses.replace(base, **left)
+
+
+def _run(part: str, arguments: argparse.Namespace) -> None:
+    options: dict[str, Any] = {"restart": arguments.restart}
+    if part != "speed":
+        options["jobs"] = arguments.jobs
+    if arguments.output is not None:
+        options["output"] = arguments.output / f"{part}.jsonl"
+    rows = _MODULES[part].run(_protocol(part, arguments), **options)
+    for name, table in PARTS[part](rows).items():
+        sys.stdout.write(f"### {name}\n\n{markdown(table)}\n\n")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    if arguments.folder is None:
+        summary = read_summary(arguments.summary)
+    else:
+        summary = summarise(arguments.folder)
+    if arguments.check:
+        if arguments.readme is None:
+            raise ReportError("--check needs --readme.")
+        check(arguments.readme.read_text(encoding="utf-8"), summary)
+        return
+    if arguments.folder is not None:
+        write_summary(summary, arguments.summary)
+    if arguments.figures is not None:
+        if arguments.folder is None:
+            raise ReportError("--figures needs the folder with the result files.")
+        from pretraining.benchmark.figures import draw
+
+        for path in draw(arguments.folder, arguments.figures):
+            sys.stdout.write(f"{path}\n")
+    if arguments.readme is not None:
+        text = fill(arguments.readme.read_text(encoding="utf-8"), summary)
+        arguments.readme.write_text(text, encoding="utf-8")
+    else:
+        for name, table in summary["tables"].items():
+            sys.stdout.write(f"### {name}\n\n{markdown(table)}\n\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,10 +168,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         Arguments; those of the process by default.
     """
     arguments = _parser().parse_args(argv)
-    rows = offline.run(
-        _protocol(arguments), output=arguments.output, n_jobs=arguments.jobs
-    )
-    sys.stdout.write(report(Results(rows), preferred=offline.PREFERRED) + "\n")
+    try:
+        if arguments.command == "report":
+            _report(arguments)
+        for part in _MODULES:
+            if arguments.command in (part, "all"):
+                _run(part, arguments)
+    except (ResultsError, ReportError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,256 +1,209 @@
-"""Tables of benchmark results: means, bootstrap intervals and tail means."""
+"""Tables of benchmark results: first as data, `summary.json`, then as Markdown.
+
+The Markdown is a function of the summary alone, so that a clone without the raw
+results can check that README shows what was measured. README has the tables between
+``<!-- benchmark: NAME -->`` and ``<!-- end -->``.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from pretraining.benchmark.cells import read_results
+from pretraining.benchmark.intervals import require_rliable
+from pretraining.benchmark.tables import PARTS, Row, Table, Tables, table
 
-# One row of the results: environment, behaviour, size, seed, gamma, method, value.
-Row = Mapping[str, Any]
-_CELL_KEYS = ("gamma", "environment", "behaviour", "size")
-HINDSIGHT = "VI-LCB, best c per cell in hindsight"
-_VI_LCB = "VI-LCB, c = "
-_INTERVAL_SEED = 0
+SUMMARY = Path(__file__).parent / "results" / "summary.json"
+CHECKPOINT = Path(__file__).parents[2] / "tabrl" / "checkpoint" / "config.json"
+_BLOCK = re.compile(r"(<!-- benchmark: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-def vi_lcb_name(c: float) -> str:
-    """Name VI-LCB with the constant `c` in the results."""
-    return f"{_VI_LCB}{c:g}"
+class ReportError(ValueError):
+    """Results, summary and README that do not belong together."""
 
 
-class Results:
-    """The values of each method, one array of shape (cells, seeds) a method.
-
-    A cell is an environment, a behaviour, a size and a discount factor.
-
-    Parameters
-    ----------
-    rows : iterable of mappings
-        Rows with `environment`, `behaviour`, `size`, `seed`, `gamma`, `method` and
-        `value`. Each method needs the same cells and seeds.
-    """
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        table: dict[str, dict[tuple, dict[int, float]]] = {}
-        for row in rows:
-            cells = table.setdefault(row["method"], defaultdict(dict))
-            cell = tuple(row[key] for key in _CELL_KEYS)
-            cells[cell][row["seed"]] = row["value"]
-        if not table:
-            raise ValueError("There must be at least one row of results. Got none.")
-        self.cells = list(next(iter(table.values())))
-        seeds = list(next(iter(table.values()))[self.cells[0]])
-        expected = {(cell, seed) for cell in self.cells for seed in seeds}
-        for method, cells in table.items():
-            found = {(cell, seed) for cell, values in cells.items() for seed in values}
-            if found != expected:
-                raise ValueError(
-                    "Every method needs every cell and seed once. Method "
-                    f"{method!r} has {len(found)} of {len(expected)}; first one that "
-                    f"differs: {min(found ^ expected)}."
-                )
-        self.values: dict[str, NDArray[np.float64]] = {
-            method: np.array([[cells[cell][s] for s in seeds] for cell in self.cells])
-            for method, cells in table.items()
-        }
-        constants = [name for name in self.values if name.startswith(_VI_LCB)]
-        if constants:
-            self._add_hindsight(constants)
-
-    def _add_hindsight(self, constants: Sequence[str]) -> None:
-        by_constant = np.stack([self.values[name] for name in constants])
-        best = by_constant.mean(axis=2).argmax(axis=0)
-        self.values[HINDSIGHT] = by_constant[best, np.arange(len(self.cells))]
-
-    def levels(self, key: str) -> list:
-        """Return the distinct values of a cell key, in the order of the rows."""
-        index = _CELL_KEYS.index(key)
-        return list(dict.fromkeys(cell[index] for cell in self.cells))
-
-    def where(self, **conditions: object) -> NDArray[np.bool_]:
-        """Mark the cells whose keys have the given values."""
-        wanted = [(_CELL_KEYS.index(key), value) for key, value in conditions.items()]
-        return np.array([all(c[i] == v for i, v in wanted) for c in self.cells])
-
-    def best_constant(self) -> str | None:
-        """Name VI-LCB with the constant of the highest mean over all cells."""
-        means = {
-            name: values.mean()
-            for name, values in self.values.items()
-            if name.startswith(_VI_LCB) and name != HINDSIGHT
-        }
-        return max(means, key=means.__getitem__) if means else None
+def markdown(table: Table) -> str:
+    """Set out a table and its caption, its first column left and the others right."""
+    columns = table["columns"]
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [[_text(entry, table["digits"]) for entry in row] for row in table["rows"]]
+    return "\n".join(
+        [table["caption"], "", *(f"| {' | '.join(line)} |" for line in lines)]
+    )
 
 
-def bootstrap_interval(
-    values: NDArray[np.float64], level: float = 0.95, n_resamples: int = 2000
-) -> tuple[float, float]:
-    """Stratified bootstrap interval of the mean over cells of the mean over seeds.
+def _text(entry: Any, digits: int) -> str:
+    if entry is None:
+        return "-"
+    if isinstance(entry, str):
+        return entry
+    if isinstance(entry, int):
+        return f"{entry:,}"
+    if isinstance(entry, float):
+        # Adding 0 turns -0 into 0.
+        return f"{round(entry, digits) + 0:,.{digits}f}"
+    value, low, high = (_text(float(number), digits) for number in entry[:3])
+    remark = f" ({entry[3]})" if len(entry) > 3 else ""
+    return f"{value} [{low}, {high}]{remark}"
 
-    Seeds are resampled within each cell, as in Agarwal et al. 2021 (arXiv
-    2108.13264), so that the cells are fixed and their differences do not widen it.
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """Make the summary of a folder of result files, one a part.
 
     Parameters
     ----------
-    values : array of shape (cells, seeds)
-        One value a data set.
-    level : float, default=0.95
-        Probability that the interval covers.
-    n_resamples : int, default=2000
-        Number of bootstrap samples.
+    folder : Path
+        Has ``offline.jsonl``, ``online.jsonl``, ``bandit.jsonl`` or ``speed.jsonl``.
 
     Returns
     -------
-    low, high : float
-        Percentile interval.
+    dict
+        `provenance`, the header of each file, `checkpoint`, the sha256 that all have
+        in common, and `tables`.
 
-    Examples
-    --------
-    >>> bootstrap_interval(np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]]))
-    (2.0, 2.0)
+    Raises
+    ------
+    ReportError
+        If there is no result file, or if they come from different checkpoints.
     """
-    rng = np.random.default_rng(_INTERVAL_SEED)
-    n_cells, n_seeds = values.shape
-    total = np.zeros(n_resamples)
-    for cell in values:
-        drawn = rng.integers(n_seeds, size=(n_resamples, n_seeds))
-        total += cell[drawn].mean(axis=1)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(total / n_cells, tails)
-    return float(low), float(high)
+    require_rliable()
+    paths = [folder / f"{part}.jsonl" for part in PARTS]
+    paths = [path for path in paths if path.exists()]
+    if not paths:
+        expected = ", ".join(f"{part}.jsonl" for part in PARTS)
+        raise ReportError(f"{str(folder)!r} must have one of {expected}. Found none.")
+    headers: dict[str, Row] = {}
+    tables: Tables = {}
+    for path in paths:
+        headers[path.stem], rows = read_results(path)
+        tables |= PARTS[path.stem](rows, aggregates=True)
+    checkpoints = {header["checkpoint"] for header in headers.values()}
+    if len(checkpoints) > 1:
+        raise ReportError(
+            "All parts must come from one checkpoint. Found "
+            + "; ".join(f"{p}: {h['checkpoint']}" for p, h in headers.items())
+            + ". Run those of the older one again."
+        )
+    tables["provenance"] = provenance_table(headers)
+    return {
+        "checkpoint": checkpoints.pop(),
+        "provenance": headers,
+        "tables": tables,
+    }
 
 
-def tail_mean(values: NDArray[np.float64], share: float = 0.1) -> float:
-    """Mean over cells of the mean of each cell's worst data sets (CVaR).
-
-    Parameters
-    ----------
-    values : array of shape (cells, seeds)
-        One value a data set.
-    share : float, default=0.1
-        The share of the data sets of a cell that counts as its tail, rounded up.
-
-    Returns
-    -------
-    float
-        Conditional value at risk, in the units of `values`.
-
-    Examples
-    --------
-    >>> tail_mean(np.arange(20.0).reshape(1, 20))
-    0.5
-    """
-    n_worst = int(np.ceil(round(share * values.shape[1], 9)))
-    return float(np.sort(values, axis=1)[:, :n_worst].mean())
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Set out a Markdown table, its first column left and the others right."""
-    table = [list(header), ["---", *["---:"] * (len(header) - 1)]]
-    table += [list(row) for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in table)
-
-
-def aggregate_table(results: Results, mask: NDArray[np.bool_]) -> str:
-    """Mean with interval and tail mean of each method, by behaviour and overall.
-
-    Parameters
-    ----------
-    results : Results
-        All results.
-    mask : bool array of shape (cells,)
-        The cells to include.
-
-    Returns
-    -------
-    str
-        A Markdown table, one method a row.
-    """
-    behaviours = results.levels("behaviour")
-    parts = [mask] + [mask & results.where(behaviour=b) for b in behaviours]
-    header = ["method", "overall", "10%-CVaR"]
-    for behaviour in behaviours:
-        header += [str(behaviour), "10%-CVaR"]
+def provenance_table(headers: Mapping[str, Row]) -> Table:
+    """Say which code, checkpoint, machine and versions made each part."""
     rows = []
-    for method, values in results.values.items():
-        row = [method]
-        for part in parts:
-            low, high = bootstrap_interval(values[part])
-            row.append(f"{values[part].mean():.3f} [{low:.3f}, {high:.3f}]")
-            row.append(f"{tail_mean(values[part]):.3f}")
-        rows.append(row)
-    return markdown(header, rows)
+    for part, header in headers.items():
+        commit = (header["commit"] or "unknown")[:12]
+        machine = header["machine"]
+        found = header["versions"].items()
+        rows.append(
+            [
+                part,
+                f"{commit}{' and changes' if header['dirty'] else ''}",
+                (header["checkpoint"] or "none")[:12],
+                f"{machine['processor']}, {machine['cores']} cores",
+                ", ".join(f"{name} {v}" for name, v in found if v is not None),
+            ]
+        )
+    return table(
+        "What made the figures.",
+        ["part", "commit", "sha256 of the weights", "machine", "versions"],
+        rows,
+    )
 
 
-def environment_table(
-    results: Results, mask: NDArray[np.bool_], methods: Sequence[str]
-) -> str:
-    """Mean normalised value of some methods on each environment.
+# README
+
+
+def fill(text: str, summary: Mapping[str, Any]) -> str:
+    """Put the tables of a summary between the markers of a text.
 
     Parameters
     ----------
-    results : Results
-        All results.
-    mask : bool array of shape (cells,)
-        The cells to include.
-    methods : sequence of str
-        The columns.
+    text : str
+        Markdown with ``<!-- benchmark: NAME -->`` and ``<!-- end -->`` lines.
+    summary : mapping
+        From `summarise`.
 
     Returns
     -------
     str
-        A Markdown table, one environment a row.
+        The text with its tables.
+
+    Raises
+    ------
+    ReportError
+        If a name is unknown, or a marker has no end.
     """
-    rows = []
-    for name in results.levels("environment"):
-        part = mask & results.where(environment=name)
-        means = [results.values[method][part].mean() for method in methods]
-        rows.append([str(name), *[f"{mean:.3f}" for mean in means]])
-    return markdown(["environment", *methods], rows)
+    tables = summary["tables"]
+
+    def block(match: re.Match[str]) -> str:
+        start, name, _, end = match.groups()
+        if name not in tables:
+            known = ", ".join(tables)
+            raise ReportError(f"A marker must name one of {known}. Got {name!r}.")
+        return f"{start}\n{markdown(tables[name])}\n\n{end}"
+
+    found = _BLOCK.findall(text)
+    n_starts = text.count("<!-- benchmark: ")
+    # A block that swallows the start of another has lost its own end.
+    swallowed = any("<!-- benchmark: " in body for _, _, body, _ in found)
+    if len(found) != n_starts or swallowed:
+        raise ReportError(
+            "Each <!-- benchmark: NAME --> needs its <!-- end -->. Found "
+            f"{n_starts} of the first and {len(found)} whole blocks."
+        )
+    return _BLOCK.sub(block, text)
 
 
-def report(results: Results, preferred: Sequence[str] = ()) -> str:
-    """All tables as Markdown: over everything, then for each discount factor.
+def check(text: str, summary: Mapping[str, Any]) -> None:
+    """Require that a text shows the summary, and that it is of the bundled weights.
 
     Parameters
     ----------
-    results : Results
-        All results.
-    preferred : sequence of str
-        Methods for the tables by environment, next to VI-LCB's best; those without
-        results are left out.
+    text : str
+        Markdown with the tables.
+    summary : mapping
+        From `summarise`.
 
-    Returns
-    -------
-    str
-        Markdown text.
+    Raises
+    ------
+    ReportError
+        If not.
     """
-    best = results.best_constant()
-    columns = [method for method in preferred if method in results.values]
-    columns += [best, HINDSIGHT] if best is not None else []
-    n_seeds = next(iter(results.values.values())).shape[1]
-    gammas = results.levels("gamma")
-    sections = [(f"gamma = {gamma:g}", {"gamma": gamma}) for gamma in gammas]
-    if len(gammas) > 1:
-        joined = " and ".join(f"{gamma:g}" for gamma in gammas)
-        sections.insert(0, (f"gamma = {joined} together", {}))
-    lines = []
-    for title, conditions in sections:
-        mask = results.where(**conditions)
-        lines += [
-            f"### Offline, {title}",
-            "",
-            f"Normalised value, 0 = uniform and 1 = optimal policy: mean of "
-            f"{mask.sum()} cells of {n_seeds} data sets, with stratified bootstrap "
-            "95% interval, and the mean of each cell's worst tenth.",
-            "",
-            aggregate_table(results, mask),
-            "",
-        ]
-        if columns:
-            lines += [environment_table(results, mask, columns), ""]
-    return "\n".join(lines)
+    bundled = json.loads(CHECKPOINT.read_text())["sha256"]
+    if summary["checkpoint"] != bundled:
+        raise ReportError(
+            f"The results must be of the bundled checkpoint, {bundled}. They are of "
+            f"{summary['checkpoint']}: run the benchmark again."
+        )
+    expected = fill(text, summary)
+    if text == expected:
+        return
+    pairs = zip(text.splitlines(), expected.splitlines(), strict=False)
+    number, (found, wanted) = next(
+        (i, pair) for i, pair in enumerate(pairs, start=1) if pair[0] != pair[1]
+    )
+    raise ReportError(
+        f"Line {number} must be {wanted!r} by the results. Found {found!r}. Run "
+        "python -m pretraining.benchmark report --readme README.md."
+    )
+
+
+def read_summary(path: Path = SUMMARY) -> dict[str, Any]:
+    """Read a summary."""
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary
+
+
+def write_summary(summary: Mapping[str, Any], path: Path = SUMMARY) -> None:
+    """Write a summary."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

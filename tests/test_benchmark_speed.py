@@ -1,0 +1,113 @@
+"""The speed benchmark: what it measures, and what it leaves out."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pretraining.benchmark import speed
+from pretraining.benchmark.baselines import certainty_equivalence, count
+from pretraining.benchmark.exact import evaluate
+
+PROTOCOL = speed.Protocol(n_states=(10, 30), n_repeats=2, cql_steps=1)
+
+
+def test_random_log_follows_the_process():
+    env = speed.random_process(20)
+    log = speed.random_log(env)
+    assert {len(column) for column in log.values()} == {2000}
+    within = ~log["truncated"][:-1]
+    np.testing.assert_array_equal(
+        log["next_state"][:-1][within], log["state"][1:][within]
+    )
+    assert log["truncated"].sum() == 20
+    counts = count(log, 20, speed.N_ACTIONS)
+    expected = counts.n * env.expected_reward
+    # Rewards are standard normal, so five standard deviations of their sum.
+    error = np.abs(counts.reward_sum - expected)
+    assert (error <= 5 * 2 * np.sqrt(counts.n)).all()
+    mixed = (counts.successor.toarray() > 0) & (env.transition.toarray() == 0)
+    assert not mixed.any()
+
+
+def value_of(actions, log, env):
+    """Exact values of actions in the process that the log shows."""
+    counts = count(log, env.n_states, env.n_actions)
+    pi = np.eye(env.n_actions)[actions]
+    return evaluate(counts.transition, counts.mean_reward, env.gamma, pi)
+
+
+@pytest.fixture(scope="module")
+def process():
+    env = speed.random_process(30)
+    log = speed.random_log(env)
+    counts = count(log, env.n_states, env.n_actions)
+    optimum = certainty_equivalence(counts, env.gamma, ties="first").argmax(axis=1)
+    return env, log, value_of(optimum, log, env)
+
+
+def test_dense_value_iteration_is_as_precise_as_it_says(process):
+    env, log, optimum = process
+    found = value_of(speed.dense_value_iteration(log, env), log, env)
+    assert np.abs(optimum - found).max() < 2e-3
+    assert np.abs(optimum - value_of(np.zeros(30, dtype=int), log, env)).max() > 1
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("quantecon") is None, reason="QuantEcon is not installed"
+)
+def test_quantecon_plans_the_same_process(process):
+    env, log, optimum = process
+    found = value_of(speed.quantecon_actions(log, env), log, env)
+    np.testing.assert_allclose(found, optimum, atol=1e-6)
+
+
+def test_seconds_are_those_of_the_call():
+    seconds, _ = speed.measure(lambda: time.sleep(0.05))
+    assert 0.05 <= seconds < 0.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("n_mebibytes", [64, 16])
+def test_memory_is_the_peak_of_the_call(n_mebibytes):
+    def call():
+        np.ones(n_mebibytes * 2**17)  # freed at once
+
+    for _ in range(2):  # what the first call gave back is counted again
+        _, n_bytes = speed.measure(call)
+        assert n_bytes == pytest.approx(n_mebibytes * 2**20, rel=0.1)
+
+
+def test_what_is_too_large_is_said():
+    assert speed.too_large(speed.TABRL, 10_000) is None
+    assert speed.too_large(speed.DENSE, 1000) is None
+    assert speed.too_large(speed.DENSE, 10_000) == "one array of 3 GiB"
+    assert speed.too_large(speed.CQL, 10_000) == "one array of 37 GiB"
+    assert "fills up" in speed.too_large(speed.QUANTECON, 10_000)
+
+
+def test_what_is_missing_is_said_and_the_rest_measured(monkeypatch, capsys):
+    monkeypatch.setattr("pretraining.benchmark.peers.find_spec", lambda name: None)
+    rows = speed.run(PROTOCOL, progress_bar=False)
+    assert len(rows) == 2 * 2 * 4
+    for row in rows:
+        if row["method"] in (speed.QUANTECON, speed.CQL):
+            assert (row["reason"], row["seconds"]) == ("not installed", None)
+        else:
+            assert row["reason"] is None
+            assert row["seconds"] > 0
+    assert {row["n_rows"] for row in rows} == {1000, 3000}
+    assert "quantecon is not installed" in capsys.readouterr().err
+
+
+def test_tabrl_plans_well(process):
+    env, log, optimum = process
+    found = value_of(speed.tabrl_actions(log, env, "auto"), log, env)
+    uniform = evaluate(
+        env.transition, env.expected_reward, env.gamma, env.uniform_policy
+    )
+    assert (optimum - found).mean() < 0.2 * (optimum - uniform).mean()
