@@ -13,7 +13,7 @@ import pytest
 from pretraining.benchmark import report
 from pretraining.benchmark.__main__ import main
 from pretraining.benchmark.bandit import bayes_optimal_regret
-from pretraining.benchmark.cells import run_cells
+from pretraining.benchmark.cells import read_results, run_cells
 from pretraining.benchmark.intervals import (
     bootstrap,
     estimate,
@@ -435,6 +435,31 @@ def test_report_of_a_folder_end_to_end(tmp_path):
 def test_parts_of_two_checkpoints_are_rejected(tmp_path):
     folder = result_folder(tmp_path, online_checkpoint="f" * 64)
     with pytest.raises(report.ReportError, match=r"one checkpoint.*online: ffff"):
+        report.summarise(folder)
+
+
+@needs_rliable
+def test_classical_methods_may_come_from_a_run_of_their_own(tmp_path):
+    """One file in two, as --baselines-only and --tabrl-only make them."""
+    folder = result_folder(tmp_path)
+    whole = report.summarise(folder)["tables"]
+    header, rows = read_results(folder / "offline.jsonl")
+    (folder / "offline.jsonl").unlink()
+    for kind, sha in (("tabrl", CHECKPOINT), ("baselines", None)):
+        part = [row for row in rows if ("tabrl" in row["method"]) == (kind == "tabrl")]
+        protocol = {"n_seeds": 4, "baselines": kind == "baselines"}
+        run_cells(
+            [{"cell": kind}],
+            lambda cell, part=part: part,
+            folder / f"offline-{kind}.jsonl",
+            header | {"checkpoint": sha, "protocol": protocol},
+            progress_bar=False,
+        )
+    parts = report.summarise(folder)["tables"]
+    assert parts["offline"] == whole["offline"]
+    path = folder / "offline-tabrl.jsonl"
+    path.write_text(path.read_text().replace('"n_seeds": 4', '"n_seeds": 5'))
+    with pytest.raises(report.ReportError, match="one protocol"):
         report.summarise(folder)
 
 

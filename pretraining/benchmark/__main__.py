@@ -73,8 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_options(command: argparse.ArgumentParser, part: str) -> None:
     add = command.add_argument
     add("--quick", action="store_true", help="a small protocol that shows it works")
-    tabrl = command.add_mutually_exclusive_group()
-    tabrl.add_argument(
+    add(
         "--checkpoint",
         default="auto",
         help="what tabrl's estimators take; default: %(default)s",
@@ -83,7 +82,9 @@ def _add_options(command: argparse.ArgumentParser, part: str) -> None:
     add("--restart", action="store_true", help="start the result files anew")
     if part == "speed":
         return
-    tabrl.add_argument("--baselines-only", action="store_true", help="leave tabrl out")
+    some = command.add_mutually_exclusive_group()
+    some.add_argument("--baselines-only", action="store_true", help="leave tabrl out")
+    some.add_argument("--tabrl-only", action="store_true", help="tabrl alone")
     add("--jobs", type=int, default=2, help="processes; default: %(default)s")
     if part == "bandit":
         return
@@ -109,6 +110,8 @@ def _protocol(part: str, arguments: argparse.Namespace) -> Any:
     changes: dict[str, Any] = {
         "checkpoint": None if given.get("baselines_only") else arguments.checkpoint
     }
+    if part != "speed":
+        changes["baselines"] = not given.get("tabrl_only")
     if part in ("offline", "online"):
         changes["environments"] = arguments.environments
         changes["n_seeds"] = arguments.seeds
@@ -126,7 +129,9 @@ def _run(part: str, arguments: argparse.Namespace) -> None:
     if part != "speed":
         options["jobs"] = arguments.jobs
     if arguments.output is not None:
-        options["output"] = arguments.output / f"{part}.jsonl"
+        kinds = ("baselines", "tabrl")
+        kind = [f"-{kind}" for kind in kinds if vars(arguments).get(f"{kind}_only")]
+        options["output"] = arguments.output / f"{part}{''.join(kind)}.jsonl"
     rows = _MODULES[part].run(_protocol(part, arguments), **options)
     for name, table in PARTS[part](rows).items():
         sys.stdout.write(f"### {name}\n\n{markdown(table)}\n\n")

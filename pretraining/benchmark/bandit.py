@@ -147,6 +147,8 @@ class Protocol:
         How many blocks of each setting tabrl runs, the first ones.
     checkpoint : str or None
         What `OnlineAgent` takes; None leaves tabrl out.
+    baselines : bool
+        Whether to run what is not tabrl.
     seed : int
         Seed of the first block; the others follow.
     """
@@ -158,13 +160,15 @@ class Protocol:
     )
     tabrl_blocks: Sequence[int] = (1, 1, 4)
     checkpoint: str | None = "auto"
+    baselines: bool = True
     seed: int = 0
 
     def cells(self) -> list[Row]:
         """Parameters of each cell."""
         cells: list[Row] = []
         for setting, n_blocks in zip(self.settings, self.tabrl_blocks, strict=True):
-            runs = [*product(INDICES, range(setting.n_blocks))]
+            indices = INDICES if self.baselines else ()
+            runs = [*product(indices, range(setting.n_blocks))]
             if self.checkpoint is not None:
                 runs = [*product((TABRL,), range(n_blocks)), *runs]
             cells += [

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from pretraining.benchmark.cells import read_results
 from pretraining.benchmark.intervals import bootstrap, interval, performance_profile
-from pretraining.benchmark.report import CHECKPOINT
+from pretraining.benchmark.report import CHECKPOINT, result_files
 from pretraining.benchmark.scores import Row, Scores, is_tabrl, tuned_name
 from pretraining.benchmark.tables import offline_scores, regret_scores
 
@@ -236,15 +236,15 @@ def draw(folder: Path, out: Path) -> list[Path]:
         The pictures.
     """
     figures: dict[str, Callable[[], Figure]] = {}
-    if (folder / "offline.jsonl").exists():
-        _, logs = read_results(folder / "offline.jsonl")
+    logs = _rows(folder, "offline")
+    if logs:
         figures["offline"] = lambda: headline(
             offline_scores(logs), "normalised value, mean over all logs", digits=3
         )
         figures["offline-sizes"] = lambda: score_by_size(logs)
         figures["offline-profiles"] = lambda: profiles(logs)
-    if (folder / "online.jsonl").exists():
-        _, runs = read_results(folder / "online.jsonl")
+    runs = _rows(folder, "online")
+    if runs:
         parts = {row["part"] for row in runs}
         if "regret" in parts:
             figures["online"] = lambda: headline(
@@ -265,3 +265,8 @@ def draw(folder: Path, out: Path) -> list[Path]:
             paths.append(out / f"{name}.png")
             make().savefig(paths[-1], dpi=130, bbox_inches="tight")
     return paths
+
+
+def _rows(folder: Path, part: str) -> list[Row]:
+    """Return the rows of all result files of a part."""
+    return [row for path in result_files(folder, part) for row in read_results(path)[1]]

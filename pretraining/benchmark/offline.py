@@ -88,6 +88,8 @@ class Protocol:
         Discount factors.
     checkpoint : str or None
         What `OfflinePolicyEstimator` takes; None leaves tabrl out.
+    baselines : bool
+        Whether to run what is not tabrl.
     d3rlpy : bool
         Whether to train d3rlpy's networks as well, on the logs that `D3RLPY_...` say.
     seed : int
@@ -100,6 +102,7 @@ class Protocol:
     n_seeds: int = 20
     gammas: Sequence[float] = (0.99,)
     checkpoint: str | None = "auto"
+    baselines: bool = True
     d3rlpy: bool = False
     seed: int = 0
 
@@ -288,7 +291,7 @@ def tabrl_policies(log: Log, env: Environment, checkpoint: str, seed: int) -> Po
     yield TABRL_SAMPLED, None, sampled
 
 
-def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
+def score_cell(cell: Cell, checkpoint: str | None, baselines: bool = True) -> list[Row]:
     """Score every method on the log of one cell; one row a method and constant.
 
     Parameters
@@ -297,6 +300,8 @@ def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
         An item of `Protocol.cells`.
     checkpoint : str or None
         For tabrl; None leaves it out.
+    baselines : bool
+        Whether to score the others.
 
     Returns
     -------
@@ -310,7 +315,8 @@ def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
     if "package" in cell:
         found += d3rlpy_policies(log, env, seed)
     else:
-        found += baseline_policies(log, env, behaviour)
+        if baselines:
+            found += baseline_policies(log, env, behaviour)
         if checkpoint is not None:
             found += tabrl_policies(log, env, checkpoint, seed)
     rows: list[Row] = []
@@ -359,7 +365,9 @@ def run(
         "protocol": asdict(protocol),
         **provenance(protocol.checkpoint),
     }
-    score = partial(score_cell, checkpoint=protocol.checkpoint)
+    score = partial(
+        score_cell, checkpoint=protocol.checkpoint, baselines=protocol.baselines
+    )
     return run_cells(
         cells, score, output, header, jobs, restart=restart, progress_bar=progress_bar
     )

@@ -105,6 +105,8 @@ class Protocol:
         `DQN_SEEDS` and `TAXI_SEEDS` seeds.
     checkpoint : str or None
         What `OnlineAgent` takes; None leaves tabrl out.
+    baselines : bool
+        Whether to run what is not tabrl.
     seed : int
         Seed of the first run; the others follow.
     """
@@ -120,11 +122,13 @@ class Protocol:
     dqn: bool = False
     taxi: bool = False
     checkpoint: str | None = "auto"
+    baselines: bool = True
     seed: int = 0
 
     def cells(self) -> list[Row]:
         """Parameters of each cell."""
-        methods = [m for m in self.methods if m != TABRL or self.checkpoint is not None]
+        tabrl = self.checkpoint is not None
+        methods = [m for m in self.methods if (tabrl if m == TABRL else self.baselines)]
         tuned = [
             (method, constant)
             for method in methods
@@ -139,7 +143,7 @@ class Protocol:
             ("regret", 0.99, DQN_ENVIRONMENTS, dqn, DQN_SEEDS, self.n_episodes),
             (
                 *("convergence", 0.95, CONVERGENCE_ENVIRONMENTS),
-                [*tuned, (_FIXED_RATE, None)],
+                [*tuned, *([(_FIXED_RATE, None)] if self.baselines else [])],
                 *(self.convergence_seeds, self.convergence_episodes),
             ),
         ]

@@ -52,12 +52,16 @@ def _text(entry: Any, digits: int) -> str:
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """Make the summary of a folder of result files, one a part.
+    """Make the summary of a folder of result files, of one or more parts.
+
+    The classical methods do not depend on the checkpoint: their results may come from
+    a file and a run of their own.
 
     Parameters
     ----------
     folder : Path
-        Has ``offline.jsonl``, ``online.jsonl``, ``bandit.jsonl`` or ``speed.jsonl``.
+        Has ``offline.jsonl``, ``online.jsonl``, ``bandit.jsonl`` or ``speed.jsonl``, or
+        two of a part that end in ``-baselines.jsonl`` and ``-tabrl.jsonl``.
 
     Returns
     -------
@@ -68,20 +72,35 @@ def summarise(folder: Path) -> dict[str, Any]:
     Raises
     ------
     ReportError
-        If there is no result file, or if they come from different checkpoints.
+        If there is no result file, or if they come from different checkpoints or
+        protocols.
     """
     require_rliable()
-    paths = [folder / f"{part}.jsonl" for part in PARTS]
-    paths = [path for path in paths if path.exists()]
-    if not paths:
+    files = {part: result_files(folder, part) for part in PARTS}
+    if not any(files.values()):
         expected = ", ".join(f"{part}.jsonl" for part in PARTS)
         raise ReportError(f"{str(folder)!r} must have one of {expected}. Found none.")
     headers: dict[str, Row] = {}
     tables: Tables = {}
-    for path in paths:
-        headers[path.stem], rows = read_results(path)
-        tables |= PARTS[path.stem](rows, aggregates=True)
-    checkpoints = {header["checkpoint"] for header in headers.values()}
+    for part, paths in files.items():
+        rows: list[Row] = []
+        protocols = []
+        for path in paths:
+            headers[path.stem], found = read_results(path)
+            rows += found
+            protocols.append(_shared(headers[path.stem]))
+        if any(protocol != protocols[0] for protocol in protocols):
+            raise ReportError(
+                f"The files of {part} must have one protocol. Found "
+                f"{'; '.join(map(str, protocols))}. Run one of them again."
+            )
+        if rows:
+            tables |= PARTS[part](rows, aggregates=True)
+    checkpoints = {
+        header["checkpoint"]
+        for header in headers.values()
+        if header["checkpoint"] is not None
+    }
     if len(checkpoints) > 1:
         raise ReportError(
             "All parts must come from one checkpoint. Found "
@@ -90,10 +109,22 @@ def summarise(folder: Path) -> dict[str, Any]:
         )
     tables["provenance"] = provenance_table(headers)
     return {
-        "checkpoint": checkpoints.pop(),
+        "checkpoint": checkpoints.pop() if checkpoints else None,
         "provenance": headers,
         "tables": tables,
     }
+
+
+def result_files(folder: Path, part: str) -> list[Path]:
+    """Return the result files of a part that a folder has."""
+    names = (f"{part}{kind}.jsonl" for kind in ("", "-baselines", "-tabrl"))
+    return [folder / name for name in names if (folder / name).exists()]
+
+
+def _shared(header: Row) -> Row:
+    """Return the protocol, but for whose results the file holds."""
+    kinds = ("checkpoint", "baselines", "d3rlpy", "dqn")
+    return {k: v for k, v in (header.get("protocol") or {}).items() if k not in kinds}
 
 
 def provenance_table(headers: Mapping[str, Row]) -> Table:
