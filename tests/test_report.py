@@ -447,19 +447,18 @@ def test_classical_methods_may_come_from_a_run_of_their_own(tmp_path):
     (folder / "offline.jsonl").unlink()
     for kind, sha in (("tabrl", CHECKPOINT), ("baselines", None)):
         part = [row for row in rows if ("tabrl" in row["method"]) == (kind == "tabrl")]
-        protocol = {"n_seeds": 4, "baselines": kind == "baselines"}
         run_cells(
             [{"cell": kind}],
             lambda cell, part=part: part,
             folder / f"offline-{kind}.jsonl",
-            header | {"checkpoint": sha, "protocol": protocol},
+            header | {"checkpoint": sha},
             progress_bar=False,
         )
     parts = report.summarise(folder)["tables"]
     assert parts["offline"] == whole["offline"]
     path = folder / "offline-tabrl.jsonl"
-    path.write_text(path.read_text().replace('"n_seeds": 4', '"n_seeds": 5'))
-    with pytest.raises(report.ReportError, match="one protocol"):
+    path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(ValueError, match="seed"):
         report.summarise(folder)
 
 

@@ -61,7 +61,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     ----------
     folder : Path
         Has ``offline.jsonl``, ``online.jsonl``, ``bandit.jsonl`` or ``speed.jsonl``, or
-        two of a part that end in ``-baselines.jsonl`` and ``-tabrl.jsonl``.
+        several of a part, ``offline-baselines.jsonl`` and ``offline-tabrl.jsonl`` say.
 
     Returns
     -------
@@ -72,8 +72,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     Raises
     ------
     ReportError
-        If there is no result file, or if they come from different checkpoints or
-        protocols.
+        If there is no result file, or if they come from different checkpoints.
     """
     require_rliable()
     files = {part: result_files(folder, part) for part in PARTS}
@@ -84,16 +83,9 @@ def summarise(folder: Path) -> dict[str, Any]:
     tables: Tables = {}
     for part, paths in files.items():
         rows: list[Row] = []
-        protocols = []
         for path in paths:
             headers[path.stem], found = read_results(path)
             rows += found
-            protocols.append(_shared(headers[path.stem]))
-        if any(protocol != protocols[0] for protocol in protocols):
-            raise ReportError(
-                f"The files of {part} must have one protocol. Found "
-                f"{'; '.join(map(str, protocols))}. Run one of them again."
-            )
         if rows:
             tables |= PARTS[part](rows, aggregates=True)
     checkpoints = {
@@ -117,14 +109,7 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 def result_files(folder: Path, part: str) -> list[Path]:
     """Return the result files of a part that a folder has."""
-    names = (f"{part}{kind}.jsonl" for kind in ("", "-baselines", "-tabrl"))
-    return [folder / name for name in names if (folder / name).exists()]
-
-
-def _shared(header: Row) -> Row:
-    """Return the protocol, but for whose results the file holds."""
-    kinds = ("checkpoint", "baselines", "d3rlpy", "dqn")
-    return {k: v for k, v in (header.get("protocol") or {}).items() if k not in kinds}
+    return sorted([*folder.glob(f"{part}.jsonl"), *folder.glob(f"{part}-*.jsonl")])
 
 
 def provenance_table(headers: Mapping[str, Row]) -> Table:

@@ -13,9 +13,10 @@ python3 -m pretraining.train --config pretraining/runs/base.json --out "$first" 
 python3 -m pretraining.export --run "$first" --out "$first/checkpoint"
 python3 -m pretraining.train --config pretraining/runs/wide.json --out "$run" \
     --device cpu --threads 2 --initial "$first/checkpoint"
+python3 -m pretraining.optimism --run "$run"
 python3 -m pretraining.validate --run "$run"
 python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
-python3 -m pretraining.benchmark offline --checkpoint "$run/checkpoint" \
+python3 -m pretraining.benchmark offline --checkpoint "$run/checkpoint" --tabrl-only \
     > "$run/benchmark.md"
 python3 -m pretraining.export --run "$run" --out tabrl/checkpoint \
     --benchmark "$run/benchmark.md"
