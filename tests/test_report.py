@@ -458,7 +458,7 @@ def test_classical_methods_may_come_from_a_run_of_their_own(tmp_path):
     assert parts["offline"] == whole["offline"]
     path = folder / "offline-tabrl.jsonl"
     path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
-    with pytest.raises(ValueError, match="seed"):
+    with pytest.raises(ValueError, match="same cells and seeds"):
         report.summarise(folder)
 
 

@@ -122,6 +122,13 @@ class Scores:
         self.seeds = list(self._table[largest][self.cells[0]])
         n_scores = self._n_scores(largest)
         whole = [name for name in self._table if self._n_scores(name) == n_scores]
+        for name in whole:
+            seeds = next(iter(self._table[name].values())).keys()
+            if self._table[name].keys() != set(self.cells) or seeds != set(self.seeds):
+                raise ValueError(
+                    "All methods need the same cells and seeds. Those of "
+                    f"{name!r} and {largest!r} differ: run the benchmark of one again."
+                )
         tuned = set().union(*constants.values())
         self.tuned = [name for name in whole if name in tuned]
         names = [name for name in self._table if name not in tuned]
