@@ -96,6 +96,7 @@ def _add_options(command: argparse.ArgumentParser, part: str) -> None:
         metavar="NAME",
         help=f"some of {', '.join(ENVIRONMENT_NAMES)}",
     )
+    add("--seed-model", metavar="FOLDER", help="a trained seed_model to run too")
     add("--neural", action="store_true", help="train d3rlpy's and DQN's networks too")
     if part == "offline":
         add("--gamma", type=float, nargs="+", help="discount factors")
@@ -113,6 +114,7 @@ def _protocol(part: str, arguments: argparse.Namespace) -> Any:
     if part != "speed":
         changes["baselines"] = not given.get("tabrl_only")
     if part in ("offline", "online"):
+        changes["seed_model"] = arguments.seed_model
         changes["environments"] = arguments.environments
         changes["n_seeds"] = arguments.seeds
     if part == "offline":

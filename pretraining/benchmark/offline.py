@@ -90,6 +90,8 @@ class Protocol:
         What `OfflinePolicyEstimator` takes; None leaves tabrl out.
     baselines : bool
         Whether to run what is not tabrl.
+    seed_model : str or None
+        Folder of `pretraining.benchmark.seed_model`; None leaves that out.
     d3rlpy : bool
         Whether to train d3rlpy's networks as well, on the logs that `D3RLPY_...` say.
     seed : int
@@ -103,6 +105,7 @@ class Protocol:
     gammas: Sequence[float] = (0.99,)
     checkpoint: str | None = "auto"
     baselines: bool = True
+    seed_model: str | None = None
     d3rlpy: bool = False
     seed: int = 0
 
@@ -291,7 +294,12 @@ def tabrl_policies(log: Log, env: Environment, checkpoint: str, seed: int) -> Po
     yield TABRL_SAMPLED, None, sampled
 
 
-def score_cell(cell: Cell, checkpoint: str | None, baselines: bool = True) -> list[Row]:
+def score_cell(
+    cell: Cell,
+    checkpoint: str | None,
+    baselines: bool = True,
+    seed_model: str | None = None,
+) -> list[Row]:
     """Score every method on the log of one cell; one row a method and constant.
 
     Parameters
@@ -301,7 +309,9 @@ def score_cell(cell: Cell, checkpoint: str | None, baselines: bool = True) -> li
     checkpoint : str or None
         For tabrl; None leaves it out.
     baselines : bool
-        Whether to score the others.
+        Whether to score the classical methods.
+    seed_model : str or None
+        Folder of the seed's model; None leaves it out.
 
     Returns
     -------
@@ -319,6 +329,10 @@ def score_cell(cell: Cell, checkpoint: str | None, baselines: bool = True) -> li
             found += baseline_policies(log, env, behaviour)
         if checkpoint is not None:
             found += tabrl_policies(log, env, checkpoint, seed)
+        if seed_model is not None:
+            from pretraining.benchmark.seed_model import load, policies
+
+            found += policies(log, env, load(seed_model))
     rows: list[Row] = []
     for method, constant, pi in found:
         value = env.normalised_value(pi, clip=False)
@@ -366,7 +380,10 @@ def run(
         **provenance(protocol.checkpoint),
     }
     score = partial(
-        score_cell, checkpoint=protocol.checkpoint, baselines=protocol.baselines
+        score_cell,
+        checkpoint=protocol.checkpoint,
+        baselines=protocol.baselines,
+        seed_model=protocol.seed_model,
     )
     return run_cells(
         cells, score, output, header, jobs, restart=restart, progress_bar=progress_bar

@@ -41,7 +41,7 @@ from pretraining.benchmark.online_baselines import (
 )
 from pretraining.benchmark.process import Environment
 
-TABRL, DQN = "tabrl", "DQN"
+TABRL, SEED, DQN = "tabrl", "seed model", "DQN"
 UCB_VI, UCB_VI_CONSTANTS = "UCB-VI", (0.01, 0.1, 1.0)
 BOLTZMANN_TEMPERATURE = 0.3
 # Methods without a constant, and what makes them.
@@ -54,7 +54,9 @@ _MAKERS: dict[str, Any] = {
 # What the seed paper runs.
 _FIXED_RATE = "Q-learning, rate 0.1"
 _MAKERS[_FIXED_RATE] = partial(QLearning, rate=0.1)
-METHODS = (TABRL, UCB_VI, "PSRL", "Q-learning", "random + VI", "Boltzmann + VI")
+METHODS = (
+    *(TABRL, UCB_VI, "PSRL", "Q-learning", "random + VI", "Boltzmann + VI", SEED),
+)
 
 ENVIRONMENTS = (
     *("gridworld-3x3", "gridworld-5x5", "slippery-lake"),
@@ -107,6 +109,8 @@ class Protocol:
         What `OnlineAgent` takes; None leaves tabrl out.
     baselines : bool
         Whether to run what is not tabrl.
+    seed_model : str or None
+        Folder of `pretraining.benchmark.seed_model`; None leaves that out.
     seed : int
         Seed of the first run; the others follow.
     """
@@ -123,12 +127,13 @@ class Protocol:
     taxi: bool = False
     checkpoint: str | None = "auto"
     baselines: bool = True
+    seed_model: str | None = None
     seed: int = 0
 
     def cells(self) -> list[Row]:
         """Parameters of each cell."""
-        tabrl = self.checkpoint is not None
-        methods = [m for m in self.methods if (tabrl if m == TABRL else self.baselines)]
+        runs = {TABRL: self.checkpoint is not None, SEED: self.seed_model is not None}
+        methods = [m for m in self.methods if runs.get(m, self.baselines)]
         tuned = [
             (method, constant)
             for method in methods
@@ -225,6 +230,7 @@ def make_learner(
     constant: float | None,
     seed: int,
     checkpoint: str | None,
+    seed_model: str | None = None,
 ) -> Learner:
     """Make what a cell runs, ignorant of all but sizes, gamma and reward range."""
     possible = env.reward[env.prob > 0]
@@ -236,6 +242,12 @@ def make_learner(
         if checkpoint is None:
             raise ValueError("tabrl needs a checkpoint. Got None.")
         return Tabrl(*args, checkpoint=checkpoint, seed=seed)
+    if method == SEED:
+        from pretraining.benchmark.seed_model import SeedLearner, load
+
+        if seed_model is None:
+            raise ValueError("The seed's model needs its folder. Got None.")
+        return SeedLearner(*args, model=load(seed_model))
     if constant is not None:
         return UCBVI(*args, c=constant)
     return _MAKERS[method](*args)
@@ -354,7 +366,9 @@ def regret(values: Sequence[float]) -> Row:
     }
 
 
-def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
+def score_cell(
+    cell: Cell, checkpoint: str | None, seed_model: str | None = None
+) -> list[Row]:
     """Run one cell.
 
     Parameters
@@ -363,6 +377,8 @@ def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
         An item of `Protocol.cells`.
     checkpoint : str or None
         For tabrl.
+    seed_model : str or None
+        For the seed's model.
 
     Returns
     -------
@@ -385,7 +401,7 @@ def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
     if cell["method"] == DQN:
         return [_score_dqn(env, cell, threshold)]
     learner = make_learner(
-        env, cell["method"], cell["constant"], cell["seed"], checkpoint
+        env, cell["method"], cell["constant"], cell["seed"], checkpoint, seed_model
     )
     simulator = Simulator(env, cell["seed"])
     value = _Value(env)
@@ -487,7 +503,9 @@ def run(
         "protocol": asdict(protocol),
         **provenance(protocol.checkpoint),
     }
-    score = partial(score_cell, checkpoint=protocol.checkpoint)
+    score = partial(
+        score_cell, checkpoint=protocol.checkpoint, seed_model=protocol.seed_model
+    )
     return run_cells(
         cells, score, output, header, jobs, restart=restart, progress_bar=progress_bar
     )
