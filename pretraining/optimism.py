@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -30,19 +31,20 @@ from tabrl._network import Network
 from tabrl._planning import plan_reward
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
-RULES = tuple((base, growth) for base in (0.25, 0.5, 1.0) for growth in (0.0, 0.2, 0.4))
+_GROUP = 8
+RULES = tuple((base, growth) for base in (0.5, 1.0, 1.5) for growth in (0.0, 0.2, 0.4))
 
 
 def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
-    """Yield batches of four processes of each family, the same at every call."""
+    """Yield batches of processes of each family, the same at every call."""
     for f, family in enumerate(FAMILIES):
-        for i in range(n_per_family // 4):
+        for i in range(n_per_family // _GROUP):
             rng = np.random.default_rng((_SEED, f, i))
             n_states = round(log_uniform(rng, 2, 32))
             if family == "bandits":
                 n_states = int(rng.integers(1, 4))
             n_actions = round(log_uniform(rng, 2, 10))
-            yield family, draw_processes(rng, 4, n_states, n_actions, [family])
+            yield family, draw_processes(rng, _GROUP, n_states, n_actions, [family])
 
 
 def online_regret(
@@ -72,6 +74,18 @@ def online_regret(
         regrets.append(regret.clamp(max=2).numpy())
         counts = _episode(rng, batch, pi.numpy(), n_steps)
         log = log + with_rewards(rng, batch, counts)
+    return np.array(regrets)
+
+
+def regret_of_rules(
+    network: Network, batch: ProcessBatch, n_episodes: int, n_steps: int
+) -> NDArray[np.float64]:
+    """Return the mean regret of an episode for each rule and process, (rules, B)."""
+    regrets = []
+    for rule in RULES:
+        network.optimism = rule
+        regret = online_regret(network, batch, n_episodes, n_steps, seed=0)
+        regrets.append(regret.mean(0))
     return np.array(regrets)
 
 
@@ -106,37 +120,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--per-family", type=int, default=16, help="processes")
-    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--episodes", type=int, default=150)
     parser.add_argument("--steps", type=int, default=50, help="of an episode")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     arguments = parser.parse_args()
     network = averaged_network(arguments.run).eval()
-    found: dict[tuple[float, float], dict[str, list[float]]] = {}
-    total = len(RULES) * len(FAMILIES) * (arguments.per_family // 4)
-    bar = tqdm(total=total)
-    for family, batch in exploration_set(arguments.per_family):
-        for rule in RULES:
-            network.optimism = rule
-            regret = online_regret(
-                network, batch, arguments.episodes, arguments.steps, seed=0
+    batches = list(exploration_set(arguments.per_family))
+    parallel = Parallel(n_jobs=arguments.jobs, return_as="generator")
+    tasks = (
+        delayed(regret_of_rules)(network, batch, arguments.episodes, arguments.steps)
+        for _, batch in batches
+    )
+    parts = list(tqdm(parallel(tasks), total=len(batches)))
+    scores = np.stack(
+        [
+            np.concatenate(
+                [r for (f, _), r in zip(batches, parts, strict=True) if f == name], 1
             )
-            row = found.setdefault(rule, {}).setdefault(family, [])
-            row.extend(regret.mean(0).tolist())
-            bar.update()
-    bar.close()
+            for name in FAMILIES
+        ],
+        1,
+    )  # (rules, families, processes)
     print("optimism growth  mean +- standard error  " + "  ".join(FAMILIES))
-    for (base, growth), families in found.items():
-        scores = np.array(list(families.values()))  # (families, processes)
-        error = scores.std() / np.sqrt(scores.size)
+    for (base, growth), score in zip(RULES, scores, strict=True):
+        error = score.std() / np.sqrt(score.size)
         print(
-            f"{base:8.2f} {growth:6.2f}  {scores.mean():.4f} +- {error:.4f}  "
+            f"{base:8.2f} {growth:6.2f}  {score.mean():.4f} +- {error:.4f}  "
             + "  ".join(
-                f"{score:{len(name)}.3f}"
-                for name, score in zip(FAMILIES, scores.mean(1), strict=True)
+                f"{regret:{len(name)}.3f}"
+                for name, regret in zip(FAMILIES, score.mean(1), strict=True)
             )
         )
-    best = min(found, key=lambda rule: np.mean(list(found[rule].values())))
-    chosen = {"optimism": best, "regret": [[rule, found[rule]] for rule in found]}
+    best = RULES[int(scores.mean((1, 2)).argmin())]
+    chosen = {
+        "optimism": best,
+        "rules": RULES,
+        "families": list(FAMILIES),
+        "regret": scores.mean(2).round(4).tolist(),
+    }
     (arguments.run / "optimism.json").write_text(json.dumps(chosen) + "\n")
+    print(f"Chosen: {best}.")
 
 
 if __name__ == "__main__":
