@@ -23,7 +23,7 @@ from tabrl._network import Network, NetworkConfig
 
 _FILES = ("model.safetensors", "config.json", "README.md")
 _POLICIES = ("sampled", "greedy")
-_CONTROL = "ce_random_ties"
+_CONTROL = "best_control"
 _CARD = """\
 ---
 license: bsd-3-clause
@@ -177,7 +177,8 @@ def _validation(report: dict[str, Any]) -> str:
         "Normalised regret (0: optimal, 1: uniform policy, capped at 2) on "
         f"{report['n_processes']} processes of the prior that training never saw, "
         "mean with 95 % bootstrap interval; `size` is the length of the log. The "
-        "control is certainty equivalence with ties at random.",
+        "control is the best in each cell, chosen afterwards, of certainty equivalence "
+        "(ties at random, or to the first action) and VI-LCB with five constants.",
         "",
         "| family | size | sampled | greedy | control |",
         "|---|---:|---:|---:|---:|",
@@ -192,6 +193,21 @@ def _validation(report: dict[str, Any]) -> str:
         f"{shares[0]:.0f} %, {shares[1]:.0f} %, {shares[2]:.0f} % (aim: 10 %, 50 %, "
         f"90 %). Brier score of the optimal action: {report['brier_optimal_action']}.",
     ]
+    if "near_expert" in report:
+        narrow = report["near_expert"]["overall"]
+        lines += [
+            "",
+            f"Near-expert logs: {_interval(narrow['sampled'])}, best control "
+            f"{_interval(narrow[_CONTROL])}.",
+        ]
+    if "online" in report:
+        online = report["online"]
+        lines += [
+            "",
+            "Exploring, regret of an episode: "
+            f"{_interval(online['regret'])}, posterior sampling "
+            f"{_interval(online['psrl']['regret'])}.",
+        ]
     return "\n".join(lines)
 
 
@@ -202,7 +218,7 @@ def _failures(report: dict[str, Any] | None) -> str:
     worse = [
         f"- {cell['family']}, logs of {cell['size']}: regret "
         f"{_interval(min(cell[name] for name in _POLICIES))} against "
-        f"{_interval(cell[_CONTROL])} for certainty equivalence."
+        f"{_interval(cell[_CONTROL])} for the best control."
         for cell in report["cells"]
         if min(cell[name][0] for name in _POLICIES) > cell[_CONTROL][0]
     ]

@@ -32,7 +32,7 @@ from tabrl._planning import plan_reward
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
-RULES = tuple((base, growth) for base in (0.5, 1.0, 1.5) for growth in (0.0, 0.2, 0.4))
+RULES = tuple((base, growth) for base in (0.5, 1.0, 1.5) for growth in (0.0, 0.1, 0.25))
 
 
 def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
@@ -119,7 +119,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--per-family", type=int, default=16, help="processes")
+    parser.add_argument("--per-family", type=int, default=32, help="processes")
     parser.add_argument("--episodes", type=int, default=150)
     parser.add_argument("--steps", type=int, default=50, help="of an episode")
     parser.add_argument("--jobs", type=int, default=1, help="parallel processes")

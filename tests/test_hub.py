@@ -547,7 +547,7 @@ def make_run(folder: Path) -> Path:
     manifest |= {"versions": {"torch": "2.0"}, "hardware": "1 CPU core"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     good, bad = [0.1, 0.05, 0.2], [0.3, 0.25, 0.4]
-    cell = {"sampled": good, "greedy": bad, "ce_first_tie": bad, "ce_random_ties": bad}
+    cell = {"sampled": good, "greedy": bad, "best_control": bad}
     worse = cell | {"family": "mazes", "size": 16, "sampled": [0.5, 0.4, 0.6]}
     worse["greedy"] = worse["sampled"]
     report = {"n_processes": 64, "overall": cell, "brier_optimal_action": 0.1}
