@@ -32,7 +32,8 @@ from tabrl._planning import plan_reward
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
-RULES = tuple((base, growth) for base in (0.5, 1.0, 1.5) for growth in (0.0, 0.1, 0.25))
+# Without growth some agents give up, so none of the rules is without.
+RULES = tuple((base, growth) for base in (0.25, 0.6, 1.0) for growth in (0.1, 0.2, 0.3))
 
 
 def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
