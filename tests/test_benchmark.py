@@ -274,18 +274,20 @@ def test_unseen_states_get_the_uniform_policy_or_what_the_method_is():
 
 
 class FakeEstimator:
-    """Stands in for tabrl: knows states 3 and 1 and actions 2 and 0, in that order."""
+    """Stands in for tabrl: knows actions 2 and 0 and infers states but 3 and 1."""
 
-    def __init__(self, gamma, checkpoint, random_state):
+    def __init__(self, gamma, checkpoint, random_state, handle_unknown):
         self.parameters = (gamma, checkpoint, random_state)
+        assert handle_unknown == "infer"
 
     def fit(self, log):
         self.states_, self.actions_ = np.array([3, 1]), np.array([2, 0])
         assert {"state", "action", "reward", "next_state", "terminated"} <= set(log)
 
     def predict_proba(self, states):
-        np.testing.assert_array_equal(states, self.states_)
-        return np.array([[0.9, 0.1], [0.3, 0.7]])
+        table = np.tile([0.6, 0.4], (16, 1))
+        table[[3, 1]] = [[0.9, 0.1], [0.3, 0.7]]
+        return table[states]
 
     def predict(self, states):
         return self.actions_[self.predict_proba(states).argmax(axis=1)]
@@ -301,8 +303,8 @@ def test_tabrl_policies_are_put_where_their_labels_say(monkeypatch):
     np.testing.assert_array_equal(sampled[[3, 1]], [[0.1, 0, 0.9, 0], [0.7, 0, 0.3, 0]])
     np.testing.assert_array_equal(chosen[[3, 1]], [[0, 0, 1, 0], [1, 0, 0, 0]])
     unseen = np.setdiff1d(np.arange(16), [1, 3])
-    np.testing.assert_array_equal(sampled[unseen], 0.25)
-    np.testing.assert_array_equal(chosen[unseen], 0.25)
+    np.testing.assert_array_equal(sampled[unseen], [[0.4, 0, 0.6, 0]] * 14)
+    np.testing.assert_array_equal(chosen[unseen], [[0, 0, 1, 0]] * 14)
 
 
 def test_tabrl_end_to_end():
