@@ -690,36 +690,38 @@ def test_quantiles_out_of_range(quantile, policy):
 # States that are not in the log
 
 
-def costly_log(seed) -> dict:
-    """Return a log in which the last of three actions costs 10 wherever it is tried."""
-    rng = np.random.default_rng(seed)
-    action = rng.integers(3, size=300)
-    return {
-        "state": rng.integers(20, size=300),
-        "action": action,
-        "reward": np.where(action == 2, -10.0, rng.normal(size=300)),
-        "next_state": rng.integers(20, size=300),
-        "terminated": np.zeros(300, bool),
-    }
-
-
-def test_an_unknown_state_is_inferred_from_the_others(tmp_path):
-    policy = OfflinePolicyEstimator(handle_unknown="infer", random_state=0)
-    policy.fit(costly_log(0))
-    for row in policy.predict_proba([-5, 999]):
-        np.testing.assert_array_equal(row, policy.predict_proba([-5])[0])
-        assert row[2] < 0.01
+def test_an_unknown_state_is_inferred_from_the_others(log, tmp_path):
+    policy = fitted(log, handle_unknown="infer")
+    known, guess = policy.predict_proba(policy.states_), policy.predict_proba([-5, 999])
+    np.testing.assert_array_equal(guess[0], guess[1])
+    assert guess[0].sum() == pytest.approx(1)
+    assert not (guess[0] == known).all(1).any()
+    assert policy.predict([999]) == policy.actions_[guess[0].argmax()]
     assert np.isfinite(policy.action_values([999])).all()
-    assert policy.predict([999])[0] in (0, 1)
     policy.save(tmp_path / "policy")
     again = OfflinePolicyEstimator.load(tmp_path / "policy")
-    np.testing.assert_array_equal(again.predict_proba([999])[0], row)
+    np.testing.assert_array_equal(again.predict_proba([999])[0], guess[0])
 
 
-def test_an_unknown_state_stays_an_error_until_fitted_otherwise():
-    policy = OfflinePolicyEstimator(random_state=0).fit(costly_log(0))
-    policy.set_params(handle_unknown="infer")
-    with pytest.raises(ValueError, match=r"first at row 1: 999.*handle_unknown"):
-        policy.predict([3, 999])
+def test_what_is_inferred_follows_the_log():
+    """Two actions everywhere alike: the one that pays is taken in a new state too."""
+    state = np.arange(200) % 10
+    action = (np.arange(200) // 10) % 2
+    for best in (0, 1):
+        data = {
+            "state": state,
+            "action": action,
+            "reward": (action == best).astype(float),
+            "next_state": (state * 7 + 3) % 10,
+            "terminated": np.zeros(200, bool),
+        }
+        policy = OfflinePolicyEstimator(handle_unknown="infer").fit(data)
+        assert policy.predict(["new"]) == [best]
+
+
+def test_an_unknown_state_stays_an_error_until_fitted_otherwise(log):
+    policy = fitted(log).set_params(handle_unknown="infer")
+    with pytest.raises(ValueError, match=r"first at row 0: 999.*handle_unknown"):
+        policy.predict([999])
     with pytest.raises(ValueError, match="handle_unknown must be"):
-        policy.set_params(handle_unknown="guess").fit(costly_log(0))
+        policy.set_params(handle_unknown="guess").fit(log)
