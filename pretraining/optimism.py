@@ -2,9 +2,9 @@
 
     python -m pretraining.optimism --run runs/wide
 
-Every rule (optimism, growth) of `Network.optimistic_reward` explores the same processes
-of every family, seeded apart from training and validation. The benchmark has no say in
-it. Prints the mean normalised regret of an episode for each rule and family, and writes
+Every rule (base, growth, untried) of `Network.optimistic_reward` explores the same
+processes of every family, seeded apart from training and validation. The benchmark has
+no say in it. Prints the mean normalised regret of an episode for each rule and family, and writes
 the best rule to ``optimism.json``, where the export finds it.
 """
 
@@ -32,8 +32,10 @@ from tabrl._planning import plan_reward
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
-# Without growth some agents give up, so none of the rules is without.
-RULES = tuple((base, growth) for base in (0.25, 0.6, 1.0) for growth in (0.1, 0.2, 0.3))
+RULES = (
+    *((1.0, 0.0, 0.0), (1.0, 0.2, 0.0), (1.0, 0.2, 0.1), (1.0, 0.2, 1.0)),
+    *((0.5, 0.1, 0.03), (0.5, 0.1, 0.1), (0.5, 0.1, 1.0), (0.25, 0.1, 0.1)),
+)
 
 
 def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
@@ -121,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--per-family", type=int, default=32, help="processes")
-    parser.add_argument("--episodes", type=int, default=150)
+    parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--steps", type=int, default=50, help="of an episode")
     parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     arguments = parser.parse_args()
@@ -142,11 +144,12 @@ def main() -> None:
         ],
         1,
     )  # (rules, families, processes)
-    print("optimism growth  mean +- standard error  " + "  ".join(FAMILIES))
-    for (base, growth), score in zip(RULES, scores, strict=True):
+    print("base growth untried  mean +- standard error  " + "  ".join(FAMILIES))
+    for (base, growth, untried), score in zip(RULES, scores, strict=True):
         error = score.std() / np.sqrt(score.size)
         print(
-            f"{base:8.2f} {growth:6.2f}  {score.mean():.4f} +- {error:.4f}  "
+            f"{base:4.2f} {growth:6.2f} {untried:7.2f}  "
+            f"{score.mean():.4f} +- {error:.4f}  "
             + "  ".join(
                 f"{regret:{len(name)}.3f}"
                 for name, regret in zip(FAMILIES, score.mean(1), strict=True)

@@ -125,6 +125,8 @@ class Features:
     known : bool Tensor of shape (B, S)
     allowed : bool Tensor of shape (B, S, A)
     gamma, scale : Tensor of shape (B,)
+    span : Tensor of shape (B,)
+        Largest less smallest reward, in units of the scale: declared, else seen.
     """
 
     pair: Tensor
@@ -142,6 +144,7 @@ class Features:
     allowed: Tensor
     gamma: Tensor
     scale: Tensor
+    span: Tensor
 
     def to(self, device: torch.device | str) -> Features:
         """Return the same features on another device."""
@@ -273,6 +276,8 @@ def build_features(batch: StatisticsBatch) -> Features:
         ],
         dim=-1,
     )
+    # A reward of zero is always possible: nothing follows an end.
+    seen = reward.amax((1, 2)).clamp(min=0) - reward.amin((1, 2)).clamp(max=0)
     return Features(
         pair=pair,
         state=state,
@@ -289,4 +294,5 @@ def build_features(batch: StatisticsBatch) -> Features:
         allowed=batch.allowed,
         gamma=batch.gamma,
         scale=scale,
+        span=torch.where(declared, (high - low) / scale, seen),
     )

@@ -212,7 +212,9 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, config: NetworkConfig, optimism: tuple[float, float] = (1.0, 0.0)
+        self,
+        config: NetworkConfig,
+        optimism: tuple[float, float, float] = (1.0, 0.0, 0.0),
     ) -> None:
         super().__init__()
         self.config = config
@@ -315,16 +317,20 @@ class Network(nn.Module):
         """Return the rewards (B, S, A) for which an agent plans that explores.
 
         The middle head's plus level times what the high head adds to it, where
-        level = base + growth log(1 + m), (base, growth) = ``optimism``, and m is the
-        mean number of visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012), the
-        quantile to hope for rises with time, so that exploration never ends for good.
+        level = base + growth log(1 + m), (base, growth, untried) = ``optimism``, and m
+        is the mean number of visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012),
+        the quantile to hope for rises with time. A pair without a visit may give
+        ``untried`` / (1 - gamma) times the span of the rewards besides, so that none
+        that can be reached stays untried for good.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed
         visits = features.n.sum((1, 2)) / asked.sum((1, 2)).clamp(min=1)
-        base, growth = self.optimism
+        base, growth, untried = self.optimism
         level = base + growth * torch.log1p(visits)
-        return middle + level[:, None, None] * (high - middle)
+        bonus = untried * features.span / (1 - features.gamma)
+        hope = torch.where(features.n > 0, 0.0, bonus[:, None, None])
+        return middle + level[:, None, None] * (high - middle) + hope
 
     def decide(self, tokens: Tokens, features: Features, q: Tensor) -> Decision:
         """Turn planned action values q (3, B, S, A) into policy log-probabilities.

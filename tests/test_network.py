@@ -404,14 +404,21 @@ def test_more_data_bring_the_posterior_nearer(network):
 def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     data = statistics_batch(**draw_arrays(0))
     features = build_features(data)
-    network = Network(NetworkConfig(), optimism=(0.5, 0.2)).double()
+    network = Network(NetworkConfig(), optimism=(0.5, 0.2, 0.1)).double()
     _, posterior = network(features)
     _, middle, high = posterior.reward
     found = network.optimistic_reward(posterior, features)
     visits = data.n.mean((1, 2))
     level = 0.5 + 0.2 * visits.log1p()
     expected = middle + level[:, None, None] * (high - middle)
+    means = data.reward_sum / data.n.clamp(min=1e-12) / features.scale[:, None, None]
+    seen = means.amax((1, 2)).clamp(min=0) - means.amin((1, 2)).clamp(max=0)
+    hope = 0.1 * seen / (1 - data.gamma)
+    expected += (data.n == 0) * hope[:, None, None]
     torch.testing.assert_close(found, expected)
+    declared = replace(data, reward_range=torch.tensor([[-1.0, 3.0]] * len(data.gamma)))
+    span = build_features(declared).span
+    torch.testing.assert_close(span, torch.full_like(span, 4 / 3))
 
 
 def test_rewards_at_the_ends_of_the_declared_range_are_noticed():

@@ -31,7 +31,7 @@ def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
     fields = {
         name: empty
         for name in (
-            *("pair", "state", "data", "reward", "terminated", "scale"),
+            *("pair", "state", "data", "reward", "terminated", "scale", "span"),
             *("edge_prob", "edge_sibling", "edge_predecessor"),
         )
     }
