@@ -4,8 +4,8 @@
 
 Every rule (base, growth, untried) of `Network.optimistic_reward` explores the same
 processes of every family, seeded apart from training and validation. The benchmark has
-no say in it. Prints the mean normalised regret of an episode for each rule and family, and writes
-the best rule to ``optimism.json``, where the export finds it.
+no say in it. Prints the mean normalised regret of an episode for each rule and family,
+and writes the best rule to ``optimism.json``, where the export finds it.
 """
 
 from __future__ import annotations
