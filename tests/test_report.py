@@ -286,10 +286,10 @@ def test_median_episodes_counts_what_was_never_solved():
     def runs(*solved):
         return [{"solved": number, "episodes": 300} for number in solved]
 
-    assert episodes(runs(5, 5, 5), "solved") == "5 [5, 5]"
-    assert episodes(runs(5, None, None), "solved").startswith("over 300 [5, ")
-    assert episodes(runs(None, None), "solved") == "over 300"
-    assert episodes([], "solved") is None
+    assert episodes(runs(5, 5, 5)) == "5 [5, 5]"
+    assert episodes(runs(5, None, None)).startswith("over 300 [5, ")
+    assert episodes(runs(None, None)) == "over 300"
+    assert episodes([]) is None
 
 
 def test_bandit_tables_hold_the_optimum_and_compare_on_the_same_bandits():

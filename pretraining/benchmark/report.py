@@ -84,7 +84,8 @@ def summarise(folder: Path) -> dict[str, Any]:
     for part, paths in files.items():
         rows: list[Row] = []
         for path in paths:
-            headers[path.stem], found = read_results(path)
+            header, found = read_results(path)
+            headers[path.stem] = _without_paths(header)
             rows += found
         if rows:
             tables |= PARTS[part](rows, aggregates=True)
@@ -110,6 +111,14 @@ def summarise(folder: Path) -> dict[str, Any]:
 def result_files(folder: Path, part: str) -> list[Path]:
     """Return the result files of a part that a folder has."""
     return sorted([*folder.glob(f"{part}.jsonl"), *folder.glob(f"{part}-*.jsonl")])
+
+
+def _without_paths(header: Row) -> Row:
+    """Leave out where the weights lay: their digest says which they are."""
+    protocol = dict(header.get("protocol") or {})
+    for name in ("checkpoint", "seed_model"):
+        protocol.pop(name, None)
+    return {**header, "protocol": protocol}
 
 
 def provenance_table(headers: Mapping[str, Row]) -> Table:
