@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from tabrl._features import StatisticsBatch
-from tabrl._planning import action_values, evaluate_actions, policy_iteration
+from tabrl._planning import (
+    NEVER,
+    action_values,
+    evaluate_actions,
+    policy_iteration,
+)
 
 CONSTANTS = (0.05, 0.1, 0.2, 0.5, 1.0)
-# Along a corridor a far reward comes nearer by one state an improvement.
-_MAX_IMPROVEMENTS = 1000
-_NEVER = -1e9
 
 
 def certainty_equivalence(statistics: StatisticsBatch) -> Tensor:
@@ -98,8 +100,8 @@ def _optimal_values(statistics: StatisticsBatch, reward: Tensor) -> Tensor:
     # Policy iteration tells ties from improvements in absolute terms.
     size = reward.abs().amax((-2, -1), keepdim=True)
     size = torch.where(size > 0, size, 1.0)
-    choices = (reward / size).masked_fill(~statistics.allowed, _NEVER)
-    action = policy_iteration(P, choices, gamma, n_improvements=_MAX_IMPROVEMENTS)
+    choices = (reward / size).masked_fill(~statistics.allowed, NEVER)
+    action = policy_iteration(P, choices, gamma)
     v = evaluate_actions(P, choices, gamma, action)
     q = size * action_values(P, choices, gamma[:, None, None], v)
     return q.masked_fill(~statistics.allowed, -math.inf)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from pretraining.export import averaged_network
 from pretraining.loss import greedy, normalised_regret
 from pretraining.prior import FAMILIES, log_uniform
-from pretraining.simulate import Log, reward_ranges, to_statistics, with_rewards
+from pretraining.simulate import Log, draw, reward_ranges, to_statistics, with_rewards
 from pretraining.targets import ProcessBatch, draw_processes
 from tabrl._features import build_features
 from tabrl._network import Network
@@ -100,16 +100,12 @@ def _episode(
     P, terminal = batch.P.numpy().cumsum(-1), batch.terminal.numpy()
     choice = pi.cumsum(-1)
 
-    def draw(cumulative: NDArray) -> NDArray:
-        u = rng.random(len(cumulative)) * cumulative[:, -1]
-        return (cumulative <= u[:, None]).sum(-1)
-
     counts = np.zeros(shape)
     going = np.arange(shape[0])
-    state = draw(batch.start.numpy().cumsum(-1))
+    state = draw(rng, batch.start.numpy().cumsum(-1))
     for _ in range(n_steps):
-        action = draw(choice[going, state])
-        following = draw(P[going, state, action])
+        action = draw(rng, choice[going, state])
+        following = draw(rng, P[going, state, action])
         counts[going, state, action, following] += 1
         goes_on = ~terminal[going, following]
         going, state = going[goes_on], following[goes_on]

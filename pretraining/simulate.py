@@ -94,10 +94,7 @@ def behaviour_policies(rng: np.random.Generator, batch: ProcessBatch) -> NDArray
     n_sets, _, n_actions = q.shape
     allowed = batch.allowed.numpy()
     random = uniform(batch.allowed).numpy()
-    best = (q >= q.max(-1, keepdims=True) - 1e-9) & allowed
-    # One optimal action a state: an expert does not mix its ties.
-    noisy = best * rng.random(q.shape)
-    expert = np.eye(n_actions)[noisy.argmax(-1)]
+    expert = experts(rng, batch)
     advantage = q - q.max(-1, keepdims=True)
     spread = np.abs(advantage).mean((1, 2), keepdims=True) + 1e-12
     pi = np.empty_like(q)
@@ -117,6 +114,13 @@ def behaviour_policies(rng: np.random.Generator, batch: ProcessBatch) -> NDArray
     pi *= allowed
     pi += 1e-12 * random  # where every allowed action has underflown
     return pi / pi.sum(-1, keepdims=True)
+
+
+def experts(rng: np.random.Generator, batch: ProcessBatch) -> NDArray:
+    """Draw one optimal action a state, (B, S, A): an expert does not mix its ties."""
+    q = batch.q.numpy()
+    best = (q >= q.max(-1, keepdims=True) - 1e-9) & batch.allowed.numpy()
+    return np.eye(q.shape[-1])[(best * rng.random(q.shape)).argmax(-1)]
 
 
 def _independent_counts(
@@ -179,25 +183,27 @@ def walk(
     cumulative_P = _rows(batch).cumsum(-1)
     terminal = batch.terminal.numpy()
 
-    def draw(cumulative: NDArray) -> NDArray:
-        u = rng.random(len(cumulative)) * cumulative[:, -1]
-        return (cumulative <= u[:, None]).sum(-1)
-
-    state = draw(cumulative_start[of_set])
+    state = draw(rng, cumulative_start[of_set])
     counts = np.zeros(batch.P.numel(), np.int64)
     for step in range(int(steps_left.max(initial=0))):
         going = steps_left > step
         if not going.all():
             of_set, state, steps_left = of_set[going], state[going], steps_left[going]
-        action = draw(cumulative_pi[of_set, state])
-        following = draw(cumulative_P[of_set, state, action])
+        action = draw(rng, cumulative_pi[of_set, state])
+        following = draw(rng, cumulative_P[of_set, state, action])
         flat = ((of_set * S + state) * A + action) * S + following
         np.add.at(counts, flat, 1)
         ended = terminal[of_set, following]
         state = following
         if ended.any():
-            state[ended] = draw(cumulative_start[of_set[ended]])
+            state[ended] = draw(rng, cumulative_start[of_set[ended]])
     return counts.reshape(batch.P.shape)
+
+
+def draw(rng: np.random.Generator, cumulative: NDArray) -> NDArray:
+    """Draw an index (n,) for each row (n, K) of cumulative probabilities."""
+    u = rng.random(len(cumulative)) * cumulative[:, -1]
+    return (cumulative <= u[:, None]).sum(-1)
 
 
 def to_statistics(

@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretraining.prior import FAMILIES, Process, log_uniform, restrict_actions
+from pretraining.prior import (
+    FAMILIES,
+    Process,
+    log_uniform,
+    price_actions,
+    restrict_actions,
+)
 from tabrl._planning import action_values, evaluate_actions, policy_iteration
 
 # A process whose optimal and random values differ by less than this share of the
@@ -18,6 +24,9 @@ from tabrl._planning import action_values, evaluate_actions, policy_iteration
 _MIN_GAIN = 0.01
 # Share of the processes in which each state loses some of its actions.
 _RESTRICTED = 0.1
+# Share of the processes whose actions have prices besides, the same in every state:
+# without it the network does not learn that an action may be good everywhere.
+_PRICED = 0.15
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,12 @@ def draw_processes(
     while missing > 0:
         names = rng.choice(list(families), missing + 2)
         processes = [FAMILIES[name](rng, n_states, n_actions) for name in names]
+        processes = [
+            price_actions(rng, process)
+            if process.outcomes is None and rng.random() < _PRICED
+            else process
+            for process in processes
+        ]
         processes = [
             restrict_actions(rng, process)
             if process.allowed is None and rng.random() < _RESTRICTED

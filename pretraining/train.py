@@ -47,7 +47,7 @@ from tabrl._checkpoint import load_network, read_config
 from tabrl._network import Network, NetworkConfig
 
 # Share of the groups that are bandits with one state; random sizes add a few more.
-_ONE_STATE = 0.08
+_ONE_STATE = 0.12
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TrainConfig:
     exploring_share: float = 0.35
     learning_rate: float = 2e-3
     warmup_steps: int = 200
-    weight_decay: float = 0.01
+    weight_decay: float = 0.05
     clip_norm: float = 1.0
     ema: float = 0.998
     families: tuple[str, ...] = tuple(FAMILIES)
@@ -118,7 +118,7 @@ class Groups(Dataset):
         if one_pull:  # the second state is terminal, and not known to exist
             n_states, families = 2, ("bandits",)
         n_actions = round(log_uniform(rng, 2, config.max_actions))
-        n = int(np.clip(config.pairs_per_group // (n_states * n_actions), 2, 128))
+        n = int(np.clip(config.pairs_per_group // (n_states * n_actions), 2, 256))
         batch = draw_processes(rng, n, n_states, n_actions, families)
         explores = rng.random() < config.exploring_share
         largest = math.log(300 if explores else config.max_log_size)
@@ -172,6 +172,27 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def make_optimizers(
+    network: Network, config: TrainConfig
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Return Muon for the matrices within the layers and AdamW for all else.
+
+    Muon (Jordan et al., 2024) makes the momentum of a matrix orthogonal; scaled to the
+    size of an AdamW step (Liu et al., 2025), it shares rate and decay with AdamW.
+    """
+    linear = torch.nn.Linear
+    matrices = [m.weight for m in network.layers.modules() if isinstance(m, linear)]
+    inside = {id(p) for p in matrices}
+    rest = [p for p in network.parameters() if id(p) not in inside]
+    rate, decay = config.learning_rate, config.weight_decay
+    return (
+        torch.optim.Muon(
+            matrices, rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(rest, rate, weight_decay=decay),
+    )
+
+
 def use_bfloat16(network: Network, device_type: str) -> None:
     """Let the network compute in bfloat16; its weights and outputs stay float32."""
     autocast = torch.autocast(device_type, torch.bfloat16)
@@ -218,9 +239,7 @@ def train(
     if device.type == "cuda":
         use_bfloat16(network, device.type)
     average = {name: value.clone() for name, value in network.state_dict().items()}
-    optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizers = make_optimizers(network, config)
     step, saved, seconds = 0, 0, 0.0
     schedules: list[list[int]] = []  # from which step on, with which n_steps
     state_path, metrics_path = out / "state.pt", out / "metrics.jsonl"
@@ -235,7 +254,8 @@ def train(
             )
         network.load_state_dict(state["network"])
         average = state["average"]
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, moments in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(moments)
         step, seconds, origin = state["step"], state["seconds"], state["origin"]
         saved = step
         schedules = state.get("schedules", [[0, before["n_steps"]]])
@@ -251,7 +271,7 @@ def train(
             "origin": origin,
             "network": network.state_dict(),
             "average": average,
-            "optimizer": optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "step": step,
             "seconds": spent,
         }
@@ -293,9 +313,10 @@ def train(
         while step < config.n_steps:
             step_began = time.monotonic()
             rate = learning_rate(config, step)
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                for parameters in optimizer.param_groups:
+                    parameters["lr"] = rate
+                optimizer.zero_grad(set_to_none=True)
             row: dict[str, float] = {}
             n_processes = 0
             for _ in range(rank, n_groups, n_ranks):
@@ -322,7 +343,8 @@ def train(
                     f"Loss {row['total']}, gradient norm {float(norm)} at step {step}. "
                     f"{state_path} holds the last good state; lower learning_rate."
                 )
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             step += 1
             decay = min(config.ema, step / (step + 10))
             with torch.no_grad():

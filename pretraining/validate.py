@@ -43,6 +43,7 @@ from pretraining.loss import compute_losses, normalised_regret, optimal_actions
 from pretraining.prior import FAMILIES, Process, log_uniform
 from pretraining.simulate import (
     draw_reward_ranges,
+    experts,
     simulate,
     to_statistics,
     walk,
@@ -108,10 +109,8 @@ def validation_set(
 
 def near_experts(rng: np.random.Generator, batch: ProcessBatch) -> NDArray:
     """Draw narrow policies (B, S, A): one optimal action a state, all but always."""
-    q, allowed = batch.q.numpy(), batch.allowed.numpy()
-    best = (q >= q.max(-1, keepdims=True) - 1e-9) & allowed
-    expert = np.eye(best.shape[-1])[(best * rng.random(best.shape)).argmax(-1)]
-    epsilon = np.exp(rng.uniform(np.log(0.02), np.log(0.1), (len(q), 1, 1)))
+    expert = experts(rng, batch)
+    epsilon = np.exp(rng.uniform(np.log(0.02), np.log(0.1), (len(expert), 1, 1)))
     return (1 - epsilon) * expert + epsilon * uniform(batch.allowed).numpy()
 
 

@@ -24,7 +24,7 @@ _TIE = 1e-9
 # Residual of the solved values, as a share of their bound.
 _ACCURACY = 1e-11
 # A reward that no plan accepts, small enough for float32 to add to.
-_NEVER = -1e9
+NEVER = -1e9
 # Below this many states a dense solve is faster than an iterative one.
 _DENSE_STATES = 192
 
@@ -122,7 +122,7 @@ def plan_dense(posterior: Posterior, features: Features) -> Tensor:
 def plan_reward(posterior: Posterior, features: Features, reward: Tensor) -> Tensor:
     """Plan for rewards (heads, B, S, A) of one's own; otherwise as `plan_dense`."""
     P = dense_transitions(posterior, features)
-    choices = reward.masked_fill(~features.allowed, _NEVER)
+    choices = reward.masked_fill(~features.allowed, NEVER)
     action = policy_iteration(P, choices, features.gamma)
     v = evaluate_actions(P, reward, features.gamma, action)
     q = action_values(P, reward, features.gamma[:, None, None], v)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pretraining.prior import bands, rooms, traps
+from pretraining.prior import bands, mazes, price_actions, rooms, traps
 
 SIZES = [(2, 2), (2, 5), (3, 16), (4, 3), (9, 4), (20, 6), (64, 6)]
 
@@ -146,7 +146,7 @@ def test_grids_have_as_many_connected_cells_as_asked_for(n_states):
     for _ in range(40):
         cells = rooms._cells(rng, n_states)
         assert len({tuple(cell) for cell in cells}) == n_states
-        assert (rooms._distance(rooms._neighbours(cells), 0) < n_states).all()
+        assert (rooms._distance(mazes.neighbours(cells), 0) < n_states).all()
 
 
 def test_rooms_have_doors():
@@ -170,7 +170,7 @@ def test_walls_leave_rooms_connected():
     for _ in range(100):
         free = rooms._walls(rng, 9, 12, int(rng.integers(2, 12)), 1)
         cells = np.argwhere(free)
-        distance = rooms._distance(rooms._neighbours(cells), 0)
+        distance = rooms._distance(mazes.neighbours(cells), 0)
         assert (distance < len(cells)).all()
 
 
@@ -205,3 +205,20 @@ def test_every_maze_has_a_slip_or_a_cost():
             continue  # a random start may look like a slip
         slips = not np.isin(p.P[~p.terminal], (0, 1)).all()
         assert slips or p.R.min() < 0
+
+
+def test_prices_are_those_of_the_action_in_every_state():
+    plain = traps.sample(np.random.default_rng(3), 12, 3)
+    seen = set()
+    for seed in range(40):
+        priced = price_actions(np.random.default_rng(seed), plain)
+        for kept in (0, 1):
+            extra = (priced.R - kept * plain.R)[~plain.terminal]
+            if np.ptp(extra, axis=(0, 2)).max() < 1e-12:
+                assert np.ptp(extra[0, :, 0]) > 0
+                seen.add(kept)
+                break
+        else:
+            raise AssertionError("the price of an action depends on the state")
+        assert (priced.R[plain.terminal] == 0).all()
+    assert seen == {0, 1}

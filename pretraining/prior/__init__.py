@@ -12,7 +12,12 @@ from pretraining.prior import (
     rooms,
     traps,
 )
-from pretraining.prior._process import Process, log_uniform, restrict_actions
+from pretraining.prior._process import (
+    Process,
+    log_uniform,
+    price_actions,
+    restrict_actions,
+)
 
 FAMILIES = {
     "graphs": graphs.sample,
@@ -27,4 +32,4 @@ FAMILIES = {
     "rooms": rooms.sample,
 }
 
-__all__ = ["FAMILIES", "Process", "log_uniform", "restrict_actions"]
+__all__ = ["FAMILIES", "Process", "log_uniform", "price_actions", "restrict_actions"]

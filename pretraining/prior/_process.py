@@ -81,6 +81,22 @@ def restrict_actions(rng: Rng, process: Process) -> Process:
     )
 
 
+def price_actions(rng: Rng, process: Process) -> Process:
+    """Let each action cost or pay the same in every state, at times nothing else."""
+    n_actions = process.P.shape[1]
+    alive = ~process.terminal
+    size = np.abs(process.R[alive]).max() * log_uniform(rng, 0.02, 2)
+    kind = rng.choice(["normal", "cost", "one"])
+    if kind == "normal":
+        price = rng.normal(size=n_actions)
+    elif kind == "cost":
+        price = -rng.random(n_actions)
+    else:
+        price = rng.choice([-1.0, 1.0]) * np.eye(n_actions)[rng.integers(n_actions)]
+    R = process.R * (rng.random() < 0.75) + size * price[:, None]
+    return replace(process, R=R * alive[:, None, None])
+
+
 def shuffle_actions(rng: Rng, rows: NDArray) -> NDArray:
     """Permute the actions of each state on their own; ``rows`` is (S, A, ...)."""
     order = rng.random(rows.shape[:2]).argsort(1)
@@ -90,6 +106,11 @@ def shuffle_actions(rng: Rng, rows: NDArray) -> NDArray:
 def reward_noise(rng: Rng, size: float) -> float:
     """Draw a noise level: none in 60 % of the processes."""
     return size * log_uniform(rng, 0.05, 1) if rng.random() < 0.4 else 0.0
+
+
+def two_outcomes(rng: Rng, R: NDArray) -> tuple[float, float]:
+    """Draw two rewards between which all mean rewards ``R`` lie."""
+    return float(R.min()), float(R.max() + np.ptp(R) * rng.uniform(0, 2))
 
 
 def start_distribution(rng: Rng, allowed: NDArray) -> NDArray:

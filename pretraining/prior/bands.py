@@ -17,6 +17,7 @@ from pretraining.prior._process import (
     log_uniform,
     reward_noise,
     shuffle_actions,
+    two_outcomes,
 )
 
 
@@ -63,8 +64,7 @@ def sample(rng: Rng, n_states: int, n_actions: int) -> Process:
         else:
             P[region] = start
     if rng.random() < 0.2:
-        high = R.max() + np.ptp(R) * rng.uniform(0, 2)
-        return Process(P, R, terminal, start, 0.0, (float(R.min()), float(high)))
+        return Process(P, R, terminal, start, 0.0, two_outcomes(rng, R))
     return Process(P, R, terminal, start, reward_noise(rng, 0.3))
 
 

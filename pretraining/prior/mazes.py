@@ -28,7 +28,7 @@ def sample(rng: Rng, n_states: int, n_actions: int) -> Process:
     S, A = n_states, n_actions
     tool = int(rng.integers(A)) if A > 4 and S > 4 and rng.random() < 0.4 else None
     n_cells = S if tool is None else S - 1  # the last state then means "done"
-    neighbour = _neighbours(_region(rng, n_cells))  # (n_cells, 4)
+    neighbour = neighbours(_region(rng, n_cells))  # (n_cells, 4)
     moves = _moves(rng, neighbour, A)  # (n_cells, A)
     goal, start = _goal_and_start(rng, neighbour)
     cells = np.arange(n_cells)
@@ -118,15 +118,13 @@ def _region(rng: Rng, S: int) -> NDArray:
     return np.array(cells)
 
 
-def _neighbours(cells: NDArray) -> NDArray:
+def neighbours(cells: NDArray) -> NDArray:
     """Return the state that each direction leads to, (S, 4); a wall means stay."""
-    index = {tuple(cell): i for i, cell in enumerate(cells.tolist())}
-    return np.array(
-        [
-            [index.get((row + d, column + e), i) for d, e in _DIRECTIONS.tolist()]
-            for i, (row, column) in enumerate(cells.tolist())
-        ]
-    )
+    index = np.full(cells.max(0) + 2, -1)
+    index[tuple(cells.T)] = np.arange(len(cells))
+    to = cells[:, None] + _DIRECTIONS
+    found = index[to[..., 0], to[..., 1]]
+    return np.where(found < 0, np.arange(len(cells))[:, None], found)
 
 
 def _moves(rng: Rng, neighbour: NDArray, A: int) -> NDArray:

@@ -19,14 +19,13 @@ from pretraining.prior._process import (
     reward_noise,
     start_distribution,
 )
-
-_DIRECTIONS = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
+from pretraining.prior.mazes import neighbours
 
 
 def sample(rng: Rng, n_states: int, n_actions: int) -> Process:
     """Draw a process of the family."""
     S, A = n_states, n_actions
-    neighbour = _neighbours(_cells(rng, S))
+    neighbour = neighbours(_cells(rng, S))
     moves, is_move = _moves(rng, neighbour, A)
     cells = np.arange(S)
     goals, start = _goals_and_start(rng, moves)
@@ -90,7 +89,7 @@ def _cells(rng: Rng, S: int) -> NDArray:
             free[tuple(1 + where[rng.integers(len(where))])] = True
     cells = np.argwhere(free)
     # The cells nearest to one of them are connected.
-    distance = _distance(_neighbours(cells), int(rng.integers(len(cells))))
+    distance = _distance(neighbours(cells), int(rng.integers(len(cells))))
     return cells[distance.argsort(kind="stable")[:S]]
 
 
@@ -126,15 +125,6 @@ def _walls(rng: Rng, height: int, width: int, n_rooms: int, side: int) -> NDArra
             rooms[i] = (top, left, at - 1, right)
             rooms.append((at + 1, left, bottom, right))
     return free
-
-
-def _neighbours(cells: NDArray) -> NDArray:
-    """Return the state that each direction leads to, (S, 4); a wall means stay."""
-    index = np.full(cells.max(0) + 2, -1)
-    index[tuple(cells.T)] = np.arange(len(cells))
-    to = cells[:, None] + _DIRECTIONS
-    found = index[to[..., 0], to[..., 1]]
-    return np.where(found < 0, np.arange(len(cells))[:, None], found)
 
 
 def _distance(moves: NDArray, goal: int) -> NDArray:

@@ -19,6 +19,7 @@ from pretraining.prior._process import (
     log_uniform,
     reward_noise,
     start_distribution,
+    two_outcomes,
 )
 
 
@@ -43,8 +44,7 @@ def sample(rng: Rng, n_states: int, n_actions: int) -> Process:
     R *= log_uniform(rng, 0.5, 3) / np.abs(R).max()
     start = start_distribution(rng, (region == 0) & ~terminal)
     if rng.random() < 0.2:
-        high = R.max() + np.ptp(R) * rng.uniform(0, 2)
-        return Process(P, R, terminal, start, 0.0, (float(R.min()), float(high)))
+        return Process(P, R, terminal, start, 0.0, two_outcomes(rng, R))
     return Process(P, R, terminal, start, reward_noise(rng, 0.5))
 
 
