@@ -172,18 +172,7 @@ def draw_processes(
     while missing > 0:
         names = rng.choice(list(families), missing + 2)
         processes = [FAMILIES[name](rng, n_states, n_actions) for name in names]
-        processes = [
-            price_actions(rng, process)
-            if process.outcomes is None and rng.random() < _PRICED
-            else process
-            for process in processes
-        ]
-        processes = [
-            restrict_actions(rng, process)
-            if process.allowed is None and rng.random() < _RESTRICTED
-            else process
-            for process in processes
-        ]
+        processes = [_varied(rng, process) for process in processes]
         gamma = np.array([1 - log_uniform(rng, 0.005, 0.2) for _ in names])
         batch = solve(processes, gamma)
         v = batch.q.amax(-1)
@@ -194,3 +183,14 @@ def draw_processes(
         kept.append(batch)
         missing -= len(batch.gamma)
     return ProcessBatch.concatenate(kept)
+
+
+def _varied(rng: np.random.Generator, process: Process) -> Process:
+    """Return the process, at times with prices, at times with fewer actions."""
+    if process.allowed is not None:
+        return process
+    if process.outcomes is None and rng.random() < _PRICED:
+        process = price_actions(rng, process)
+    if rng.random() < _RESTRICTED:
+        process = restrict_actions(rng, process)
+    return process

@@ -274,3 +274,10 @@ def test_processes_that_teach_nothing_are_drawn_again(monkeypatch):
     assert len(useless) > 5
     assert len(batch.gamma) == 20
     assert (batch.P.std(2).amax((1, 2)) > 0).all()
+
+
+def test_the_best_action_of_a_state_is_one_that_it_has():
+    batch = draw_processes(np.random.default_rng(0), 200, 6, 3)
+    assert not batch.allowed.all()
+    best = batch.q.masked_fill(~batch.allowed, -torch.inf).amax(-1)
+    np.testing.assert_allclose(best, batch.q.amax(-1))
