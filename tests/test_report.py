@@ -242,7 +242,7 @@ def test_markdown_of_each_kind_of_entry():
 def online_row(part, name, method, seed, regret, solved, constant=None):
     row = {"part": part, "environment": name, "method": method, "constant": constant}
     row |= {"gamma": 0.99, "seed": seed, "regret": regret, "solved": solved}
-    row |= {"episodes": 300, "solved_followed": None, "gives_up": solved is None}
+    row |= {"episodes": 300, "gives_up": solved is None}
     return {**row, "curve": [[1, regret / 2], [300, regret]]}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from pretraining.benchmark.cells import Cell, Row, provenance, run_cells
+from pretraining.benchmark.cells import Cell, Row, run_part
 
 TABRL = "tabrl"
 # Policies of tabrl by the pulls and successes of each arm, sorted.
@@ -301,48 +301,7 @@ def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
     return [{"run": run, "regret": float(value)} for run, value in enumerate(regret)]
 
 
-def run(
-    protocol: Protocol,
-    output: Path | None = None,
-    jobs: int = 1,
-    *,
-    restart: bool = False,
-    progress_bar: bool = True,
-) -> list[dict[str, Any]]:
-    """Run the benchmark, or what of it the result file does not hold yet.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        What to run.
-    output : Path or None, default=None
-        Result file, as in `pretraining.benchmark.cells`; None keeps the rows in
-        memory.
-    jobs : int, default=1
-        Parallel processes.
-    restart : bool, default=False
-        Start the result file anew.
-    progress_bar : bool, default=True
-        Whether to show progress.
-
-    Returns
-    -------
-    list of dict
-        The rows, in an order that does not depend on `jobs`.
-    """
-    header = {
-        "part": "bandit",
-        "seed": protocol.seed,
-        "protocol": asdict(protocol),
-        **provenance(protocol.checkpoint),
-    }
+def run(protocol: Protocol, output: Path | None = None, **options: Any) -> list[Row]:
+    """Run this part of the benchmark, with the options of `cells.run_part`."""
     score = partial(score_cell, checkpoint=protocol.checkpoint)
-    return run_cells(
-        protocol.cells(),
-        score,
-        output,
-        header,
-        jobs,
-        restart=restart,
-        progress_bar=progress_bar,
-    )
+    return run_part("bandit", protocol, protocol.cells(), score, output, **options)

@@ -20,6 +20,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,47 @@ def run_cells(
             with path.open("a") as file:
                 file.write("".join(json.dumps(line) + "\n" for line in lines))
     return [row for key in keys for row in rows[key]]
+
+
+def run_part(
+    part: str,
+    protocol: Any,
+    cells: Sequence[Cell],
+    score: Callable[[Cell], list[Row]],
+    output: Path | None = None,
+    jobs: int = 1,
+    *,
+    restart: bool = False,
+    progress_bar: bool = True,
+) -> list[Row]:
+    """Score the cells of a part of the benchmark, or what the file does not hold yet.
+
+    Parameters
+    ----------
+    part : str
+        Name of the part.
+    protocol : dataclass
+        What is run; it has a `checkpoint`.
+    cells, score, jobs, restart, progress_bar
+        See `run_cells`.
+    output : Path or None, default=None
+        Result file, as in `run_cells`; None keeps the rows in memory.
+
+    Returns
+    -------
+    list of dict
+        The rows in the order of `cells`, whatever `jobs` is.
+
+    Raises
+    ------
+    ResultsError
+        See `run_cells`.
+    """
+    made_by = provenance(protocol.checkpoint)
+    header = {"part": part, "protocol": asdict(protocol), **made_by}
+    return run_cells(
+        cells, score, output, header, jobs, restart=restart, progress_bar=progress_bar
+    )
 
 
 def _score(

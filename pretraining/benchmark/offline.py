@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
@@ -32,7 +32,7 @@ from pretraining.benchmark.baselines import (
     spibb,
     vi_lcb,
 )
-from pretraining.benchmark.cells import Cell, Row, provenance, run_cells
+from pretraining.benchmark.cells import Cell, Row, run_part
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment
 from pretraining.benchmark.exact import greedy
 from pretraining.benchmark.process import Environment
@@ -341,50 +341,15 @@ def score_cell(
     return rows
 
 
-def run(
-    protocol: Protocol,
-    output: Path | None = None,
-    jobs: int = 1,
-    *,
-    restart: bool = False,
-    progress_bar: bool = True,
-) -> list[dict[str, Any]]:
-    """Run the benchmark, or what of it the result file does not hold yet.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        What to run.
-    output : Path or None, default=None
-        Result file, as in `pretraining.benchmark.cells`; None keeps the rows in
-        memory.
-    jobs : int, default=1
-        Parallel processes.
-    restart : bool, default=False
-        Start the result file anew.
-    progress_bar : bool, default=True
-        Whether to show progress.
-
-    Returns
-    -------
-    list of dict
-        The rows, in an order that does not depend on `jobs`.
-    """
+def run(protocol: Protocol, output: Path | None = None, **options: Any) -> list[Row]:
+    """Run this part of the benchmark, with the options of `cells.run_part`."""
     cells = protocol.cells()
     if protocol.d3rlpy and peers.missing("d3rlpy", "DiscreteCQL and DiscreteBCQ"):
         cells = [cell for cell in cells if "package" not in cell]
-    header = {
-        "part": "offline",
-        "seed": protocol.seed,
-        "protocol": asdict(protocol),
-        **provenance(protocol.checkpoint),
-    }
     score = partial(
         score_cell,
         checkpoint=protocol.checkpoint,
         baselines=protocol.baselines,
         seed_model=protocol.seed_model,
     )
-    return run_cells(
-        cells, score, output, header, jobs, restart=restart, progress_bar=progress_bar
-    )
+    return run_part("offline", protocol, cells, score, output, **options)

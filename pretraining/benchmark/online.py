@@ -20,7 +20,7 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretraining.benchmark import peers
-from pretraining.benchmark.cells import Cell, Row, provenance, run_cells
+from pretraining.benchmark.cells import Cell, Row, run_part
 from pretraining.benchmark.environments import environment
 from pretraining.benchmark.online_baselines import (
     PSRL,
@@ -68,7 +68,6 @@ ENVIRONMENTS = (
 CONVERGENCE_ENVIRONMENTS = ("gridworld-3x3", "gridworld-5x5", "slippery-lake")
 DQN_ENVIRONMENTS = ("gridworld-3x3", "FrozenLake-v1", "DeepSea-6")
 DQN_SEEDS, DQN_EVERY = 3, 5
-TAXI, TAXI_SEEDS = "Taxi-v4", 3
 
 # An episode's steps where gymnasium has a limit of its own.
 _STEPS = {
@@ -102,9 +101,9 @@ class Protocol:
         Of the deep sea; a run lasts at most 40 episodes a row of it.
     size_seeds : int
         Runs of the deep sea part.
-    dqn, taxi : bool
-        Whether to run DQN of stable-baselines3 (on `DQN_ENVIRONMENTS`), and Taxi, with
-        `DQN_SEEDS` and `TAXI_SEEDS` seeds.
+    dqn : bool
+        Whether to run DQN of stable-baselines3, on `DQN_ENVIRONMENTS` with `DQN_SEEDS`
+        seeds.
     checkpoint : str or None
         What `OnlineAgent` takes; None leaves tabrl out.
     baselines : bool
@@ -124,7 +123,6 @@ class Protocol:
     sizes: Sequence[int] = (6, 10, 20, 30, 50)
     size_seeds: int = 3
     dqn: bool = False
-    taxi: bool = False
     checkpoint: str | None = "auto"
     baselines: bool = True
     seed_model: str | None = None
@@ -140,11 +138,9 @@ class Protocol:
             for constant in (UCB_VI_CONSTANTS if method == UCB_VI else (None,))
         ]
         deep = [(method, c) for method, c in tuned if method in (TABRL, UCB_VI)]
-        taxi = [TAXI] if self.taxi else []
         dqn = [(DQN, None)] if self.dqn else []
         groups: list[tuple] = [
             ("regret", 0.99, self.environments, tuned, self.n_seeds, self.n_episodes),
-            ("regret", 0.99, taxi, tuned, TAXI_SEEDS, self.n_episodes),
             ("regret", 0.99, DQN_ENVIRONMENTS, dqn, DQN_SEEDS, self.n_episodes),
             (
                 *("convergence", 0.95, CONVERGENCE_ENVIRONMENTS),
@@ -387,14 +383,13 @@ def score_cell(
 
         - `regret`, the sum over episodes, and `regret_unclipped`;
         - `curve`, the cumulative regret after some episodes, [episode, regret] each;
-        - `solved`, when the greedy policy was; `solved_followed`, the same for the
-          policy followed, before the run stopped; None if never;
+        - `solved`, when the greedy policy was, before the run stopped; None if never;
         - `last_new_pair`, the last episode that tried a pair for the first time;
         - `untried`, how many pairs it knew how to reach and never tried;
         - `gives_up`, whether there are any though the greedy policy is not good in
           the end.
 
-        DQN has the first five, every `DQN_EVERY` episodes being taken as alike.
+        DQN has the first three, every `DQN_EVERY` episodes being taken as alike.
     """
     env = environment(cell["environment"], cell["gamma"])
     threshold = good_value(env, relative=cell["part"] == "convergence")
@@ -422,7 +417,6 @@ def score_cell(
         {
             **regret(followed),
             "solved": solved(good),
-            "solved_followed": solved([v >= threshold for v in followed]),
             "last_new_pair": last_new_pair,
             "untried": untried,
             "gives_up": untried > 0 and not good[-1],
@@ -457,55 +451,15 @@ def _score_dqn(env: Environment, cell: Cell, threshold: float) -> Row:
         values += [env.normalised_value(followed, clip=False)] * DQN_EVERY
     for _, pi, _ in records[1:]:
         good += [env.normalised_value(pi, clip=False) >= threshold] * DQN_EVERY
-    is_followed = [value >= threshold for value in values]
-    return {
-        **regret(values),
-        "solved": solved(good),
-        "solved_followed": solved(is_followed),
-    }
+    return {**regret(values), "solved": solved(good)}
 
 
-def run(
-    protocol: Protocol,
-    output: Path | None = None,
-    jobs: int = 1,
-    *,
-    restart: bool = False,
-    progress_bar: bool = True,
-) -> list[dict[str, Any]]:
-    """Run the benchmark, or what of it the result file does not hold yet.
-
-    Parameters
-    ----------
-    protocol : Protocol
-        What to run.
-    output : Path or None, default=None
-        Result file, as in `pretraining.benchmark.cells`; None keeps the rows in
-        memory.
-    jobs : int, default=1
-        Parallel processes.
-    restart : bool, default=False
-        Start the result file anew.
-    progress_bar : bool, default=True
-        Whether to show progress.
-
-    Returns
-    -------
-    list of dict
-        The rows, in an order that does not depend on `jobs`.
-    """
+def run(protocol: Protocol, output: Path | None = None, **options: Any) -> list[Row]:
+    """Run this part of the benchmark, with the options of `cells.run_part`."""
     cells = protocol.cells()
     if protocol.dqn and peers.missing("stable_baselines3", DQN):
         cells = [cell for cell in cells if cell["method"] != DQN]
-    header = {
-        "part": "online",
-        "seed": protocol.seed,
-        "protocol": asdict(protocol),
-        **provenance(protocol.checkpoint),
-    }
     score = partial(
         score_cell, checkpoint=protocol.checkpoint, seed_model=protocol.seed_model
     )
-    return run_cells(
-        cells, score, output, header, jobs, restart=restart, progress_bar=progress_bar
-    )
+    return run_part("online", protocol, cells, score, output, **options)

@@ -21,7 +21,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -35,7 +35,7 @@ from threadpoolctl import threadpool_limits
 
 from pretraining.benchmark import peers
 from pretraining.benchmark.baselines import count
-from pretraining.benchmark.cells import Cell, Row, provenance, run_cells
+from pretraining.benchmark.cells import Cell, Row, run_part
 from pretraining.benchmark.exact import action_values
 from pretraining.benchmark.process import Environment
 
@@ -271,39 +271,11 @@ def _measure_all(
     return rows
 
 
-def run(
-    protocol: Protocol,
-    output: Path | None = None,
-    *,
-    restart: bool = False,
-    progress_bar: bool = True,
-) -> list[Row]:
-    """Run the benchmark, or what of it the result file does not hold yet.
+def run(protocol: Protocol, output: Path | None = None, **options: Any) -> list[Row]:
+    """Run this part of the benchmark, with the options of `cells.run_part`.
 
-    Parameters
-    ----------
-    protocol : Protocol
-        What to run.
-    output : Path or None, default=None
-        Result file, as in `pretraining.benchmark.cells`; None keeps the rows in
-        memory.
-    restart : bool, default=False
-        Start the result file anew.
-    progress_bar : bool, default=True
-        Whether to show progress.
-
-    Returns
-    -------
-    list of dict
-        The rows.
+    One process alone, for the sake of the times.
     """
     cells = [{"part": "speed", "n_states": n} for n in protocol.n_states]
-    header = {
-        "part": "speed",
-        "protocol": asdict(protocol),
-        **provenance(protocol.checkpoint),
-    }
     score = partial(score_cell, protocol=protocol)
-    return run_cells(
-        cells, score, output, header, jobs=1, restart=restart, progress_bar=progress_bar
-    )
+    return run_part("speed", protocol, cells, score, output, **options)
