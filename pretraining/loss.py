@@ -12,6 +12,8 @@ from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import QUANTILES, Network, symlog
 from tabrl._planning import plan_dense
 
+# What each loss counts in their sum.
+WEIGHTS = {"regret": 1.0, "optimal": 0.3, "quantile": 1.0}
 # Policies are trained for the states where episodes start, and a little everywhere:
 # a user may ask about any state.
 _EVERYWHERE = 0.2
@@ -67,7 +69,9 @@ def compute_losses(
 
     below = (error <= 1e-6).to(q)  # (3, B, S, A)
     return Losses(
-        total=bounded + 0.3 * optimal_loss + quantile_loss,
+        total=WEIGHTS["regret"] * bounded
+        + WEIGHTS["optimal"] * optimal_loss
+        + WEIGHTS["quantile"] * quantile_loss,
         regret=regret.clamp(max=_LINEAR_REGRET).mean().detach(),
         optimal=optimal_loss.detach(),
         quantile=quantile_loss.detach(),

@@ -127,6 +127,9 @@ class Features:
     gamma, scale : Tensor of shape (B,)
     span : Tensor of shape (B,)
         Largest less smallest reward, in units of the scale: declared, else seen.
+    varied : Tensor of shape (B,)
+        Share of the pairs tried twice or more that led to more than one state, or
+        there and to an end; 1 where there is no such pair.
     """
 
     pair: Tensor
@@ -145,6 +148,7 @@ class Features:
     gamma: Tensor
     scale: Tensor
     span: Tensor
+    varied: Tensor
 
     def to(self, device: torch.device | str) -> Features:
         """Return the same features on another device."""
@@ -248,6 +252,7 @@ def build_features(batch: StatisticsBatch) -> Features:
     n_visited = visited.sum((1, 2)).clamp(min=1).to(reward)
     repeated = batch.n >= 2
     n_repeated = repeated.sum((1, 2)).to(reward)
+    constant = (repeated & (n_next == 1)).sum((1, 2)) / n_repeated.clamp(min=1)
     mean_of_means = reward.sum((1, 2)) / n_visited
     spread = (reward**2).sum((1, 2)) / n_visited - mean_of_means**2
     noisy = (variance > 0) & repeated
@@ -269,7 +274,7 @@ def build_features(batch: StatisticsBatch) -> Features:
             (reward != 0).sum((1, 2)) / n_visited,
             batch.n_terminated.sum((1, 2)) / batch.n.sum((1, 2)).clamp(min=1),
             n_repeated / n_visited,
-            (repeated & (n_next == 1)).sum((1, 2)) / n_repeated.clamp(min=1),
+            constant,
             noisy.sum((1, 2)) / n_repeated.clamp(min=1),
             inside.sum((1, 2)) / n_visited,
             two_valued.clamp(max=2),
@@ -295,4 +300,5 @@ def build_features(batch: StatisticsBatch) -> Features:
         gamma=batch.gamma,
         scale=scale,
         span=torch.where(declared, (high - low) / scale, seen),
+        varied=1 - constant,
     )

@@ -29,7 +29,7 @@ QUANTILES = (0.1, 0.5, 0.9)  # of the optimal action value, one for each head
 _SIGN = (-1.0, 0.0, 1.0)
 # Optimism of the high head never falls below this multiple of 1 / sqrt(n + 1), in
 # units of the reward scale: exploration must not give up before the data say so.
-_HIGH_FLOOR = 0.01
+_HIGH_FLOOR = 0.05
 # Where no data are, no action falls further behind than this many logits: a policy
 # that saturates early has no gradient left to learn to hedge from.
 _REACH = 10.0
@@ -321,7 +321,9 @@ class Network(nn.Module):
         is the mean number of visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012),
         the quantile to hope for rises with time. A pair without a visit may give
         ``untried`` / (1 - gamma) times the span of the rewards besides, so that none
-        that can be reached stays untried for good.
+        that can be reached stays untried for good. After n visits that is divided by
+        (1 + n)^3 and multiplied by the share of the pairs that turned out to lead to
+        more than one state: where a first try may have been bad luck, it is repeated.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed
@@ -329,7 +331,8 @@ class Network(nn.Module):
         base, growth, untried = self.optimism
         level = base + growth * torch.log1p(visits)
         bonus = untried * features.span / (1 - features.gamma)
-        hope = torch.where(features.n > 0, 0.0, bonus[:, None, None])
+        again = features.varied[:, None, None] / (1 + features.n) ** 3
+        hope = bonus[:, None, None] * torch.where(features.n > 0, again, 1.0)
         return middle + level[:, None, None] * (high - middle) + hope
 
     def decide(self, tokens: Tokens, features: Features, q: Tensor) -> Decision:

@@ -55,6 +55,9 @@ _TIE = 1e-6
 # Within an episode the plan stays for so many steps at least: the episodes of the
 # usual tasks are no longer, and what they explore is planned as a whole.
 _PATIENCE = 200
+# It does not stay once so large a share of the pairs tried was tried for the first time
+# since: what it hoped of them is known now, and a wall would hold it for the rest.
+NEWS = 0.02
 
 
 class OnlineAgent:
@@ -62,10 +65,11 @@ class OnlineAgent:
 
     At the start of each episode the pretrained network reads the counts and mean
     rewards of all transitions so far, and the agent plans exactly, for the high
-    estimate of what each action may give. It follows that plan for the episode, ties
-    at random: so it goes where the optimum may still be, however far that is. Where
-    an episode does not end, it plans again after 200 steps or more, as soon as the
-    number of visits of some state and action has doubled.
+    estimate of what each action may give. It follows that plan, ties at random: so it
+    goes where the optimum may still be, however far that is. Within an episode it
+    plans again when 2 % of the pairs of state and action that it has tried were new
+    since it planned (each new one, in the beginning), and after 200 steps or more as
+    soon as the number of visits of some pair has doubled.
 
     Parameters
     ----------
@@ -185,12 +189,12 @@ class OnlineAgent:
         self._masks: dict[int, bytes] = {}
         self._exploited: tuple[int, int, NDArray, NDArray] | None = None
         self._explores = True  # what the present plan is for
-        self._due, self._doubled, self._age = True, False, 0
+        self._due, self._doubled, self._age, self._n_new = True, False, 0, 0
 
     # -- acting and observing ------------------------------------------------
 
     def act(self, state: Any, action_mask: Any = None) -> int:
-        """Choose an action; at the start of an episode, plan.
+        """Choose an action; at the start of an episode, and after news, plan.
 
         Parameters
         ----------
@@ -218,6 +222,8 @@ class OnlineAgent:
         if action_mask is not None:
             self._set_mask(code, action_mask)
         if self._due or (self._doubled and self._age >= _PATIENCE):
+            self._plan()
+        elif self._n_new and self._n_new >= NEWS * self._tally.n_pairs:
             self._plan()
         cumulative = self._cumulative.get(code)
         if cumulative is None:
@@ -288,14 +294,16 @@ class OnlineAgent:
             after = self._states.add(next_state)
         elif code < 0:
             code = self._states.add(state)
-        if self._tally.add(code, choice, reward, after, bool(terminated)):
+        n = self._tally.add(code, choice, reward, after, bool(terminated))
+        if n & (n - 1) == 0:  # in a run without such an n no count has doubled
             self._doubled = True
+            self._n_new += n == 1
         self._age += 1
         if terminated or truncated:
             self._due = True
 
     def exploration_proba(self, states: Any) -> NDArray[np.float64]:
-        """Return the policy that is followed in the present episode.
+        """Return the policy that is followed at present.
 
         Between episodes, plans for the one that begins.
 
@@ -540,7 +548,7 @@ class OnlineAgent:
             "complete": self._states.complete,
             "seed": self._seed,
             "rng": self._rng.bit_generator.state,
-            "plan": [self._explores, self._due, self._doubled, self._age],
+            "plan": [self._explores, self._due, self._doubled, self._age, self._n_new],
         }
         arrays = {
             "states_": self.states_,
@@ -599,7 +607,8 @@ class OnlineAgent:
             }
             agent._seed = meta["seed"]
             agent._rng.bit_generator.state = meta["rng"]
-            agent._explores, agent._due, agent._doubled, agent._age = meta["plan"]
+            agent._explores, agent._due, agent._doubled, *rest = meta["plan"]
+            agent._age, agent._n_new = rest
             known = {*codes, *agent._tally.seen} <= set(range(size[0]))
             planned = agent._scores.shape
             if not known or planned[0] > size[0] or planned[1:] != size[1:]:
@@ -620,7 +629,7 @@ class OnlineAgent:
         self._scores = self._optimistic() if explores else self._exploit()[1]
         self._explores = explores
         self._cumulative = {}
-        self._due, self._doubled, self._age = False, False, 0
+        self._due, self._doubled, self._age, self._n_new = False, False, 0, 0
 
     def _optimistic(self) -> NDArray[np.float64]:
         """Return the action values (S, A) of the high plan, in units of its scale."""

@@ -33,7 +33,7 @@ class Tally:
     --------
     >>> tally = Tally(n_actions=2)
     >>> tally.add(0, 1, 0.5, 2, False), tally.add(0, 1, 0.5, -1, True)
-    (True, True)
+    (1, 2)
     >>> statistics = tally.statistics(n_states=3)
     >>> statistics.n, statistics.reward_sum, statistics.n_terminated
     (array([2.]), array([1.]), array([1.]))
@@ -49,10 +49,9 @@ class Tally:
 
     def add(
         self, state: int, action: int, reward: float, next_state: int, terminated: bool
-    ) -> bool:
-        """Count a transition; say whether the pair's count is now a power of two.
+    ) -> int:
+        """Count a transition; return how often its pair has been tried by now.
 
-        So in a run of transitions without such an answer no count has doubled.
         ``next_state`` may be -1 where the process ended.
         """
         key = state * self.n_actions + action
@@ -72,7 +71,11 @@ class Tally:
         if next_state >= 0:
             self.seen.add(next_state)
         self.n_transitions += 1
-        return n & (n - 1) == 0
+        return n
+
+    @property
+    def n_pairs(self) -> int:
+        return len(self._pairs)
 
     def statistics(self, n_states: int) -> Statistics:
         """Return the statistics over states ``0 .. n_states - 1``."""

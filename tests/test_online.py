@@ -151,19 +151,41 @@ def test_far_reward_in_one_endless_episode():
         agent.observe(room, action, rewards[-1], after, False)
         room = after
     assert np.mean(rewards[-500:]) == 1
-    # A plan is made at most every 200 steps, and only if some count has doubled.
-    assert 2 < len(plans) <= 1 + 3000 / 200
+    # A plan is made when a pair is new, else every 200 steps at most, and only if some
+    # count has doubled.
+    assert 2 < len(plans) <= 1 + 12 + 3000 / 200
 
 
-def test_nothing_planned_within_an_episode():
-    agent = make_agent(3)
-    policy = agent.exploration_proba([0, 1, 2])
+def test_within_an_episode_only_news_make_a_plan():
+    agent, states = make_agent(3), [0, 1, 2]
+    policy = agent.exploration_proba(states)
+    agent.observe(0, 0, 0.0, 0, False)
+    np.testing.assert_array_equal(agent.exploration_proba(states), policy)
+    agent.act(0)
+    policy = agent.exploration_proba(states)
+    assert (policy[0] == [0, 1]).all()
     for step in range(150):
         agent.observe(0, 0, 0.0, 0, False)
-        np.testing.assert_array_equal(agent.exploration_proba([0, 1, 2]), policy)
+        np.testing.assert_array_equal(agent.exploration_proba(states), policy)
         agent.act(step % 3)
-    agent.observe(0, 0, 0.0, 0, False, True)
-    assert (agent.exploration_proba([0])[0] == [0, 1]).all()
+
+
+def test_the_more_is_known_the_more_must_be_new_for_a_plan(monkeypatch):
+    agent, plans = make_agent(200, 2), []
+    plan = agent._plan
+    monkeypatch.setattr(agent, "_plan", lambda: plans.append(plan()))
+    news = []
+    for state in range(120):
+        n_plans = len(plans)
+        agent.act(state)
+        news.append(len(plans) > n_plans)
+        agent.observe(state, 0, 0.0, state + 1, False)
+    # The first action plans; then 2 % of the pairs tried must be new.
+    assert all(news[:51])
+    assert [i for i in range(51, 120) if news[i]] == [
+        *range(52, 101, 2),
+        *range(103, 120, 3),
+    ]
 
 
 def test_frozen_lake_improves():

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Regenerates the released checkpoint, in hours on two CPU cores and in three stages,
-# each of which begins with the weights of the one before: four families of up to 100
-# states; all families, up to 256 states and 16 actions; the same with prices. A run
-# that was interrupted goes on where it stopped when this is called again.
+# Regenerates the released checkpoint, in hours on two CPU cores: the first stage has
+# four families of up to 100 states; the second begins with its weights and has all
+# families, up to 256 states and 16 actions. A run that was interrupted goes on where
+# it stopped when this is called again.
 #     pretraining/runs/base.sh [RUN]
 set -eu
 cd "$(dirname "$0")/../.."
 run=${1:-runs/base}
 initial=()
-for stage in base wide long; do
+for stage in base wide; do
     out=$run/$stage
     python3 -m pretraining.train --config "pretraining/runs/$stage.json" --out "$out" \
         --device cpu --threads 1 "${initial[@]}"

@@ -1,0 +1,74 @@
+"""Ablations: each variant differs from the recipe in the one thing that it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pretraining import ablations
+from pretraining.ablations import Variant, plan_roughly, run, table, variants
+from pretraining.benchmark import offline
+from pretraining.loss import WEIGHTS
+from pretraining.train import TrainConfig
+from pretraining.validate import validation_set
+from tabrl._checkpoint import load_network
+from tabrl._features import build_features
+from tabrl._network import NetworkConfig
+from tabrl._planning import plan_dense
+
+TINY = TrainConfig(
+    n_steps=2,
+    groups_per_step=1,
+    pairs_per_group=30,
+    max_states=4,
+    large_share=0,
+    network=NetworkConfig(width=8, n_layers=2, n_heads=2, mlp_ratio=1),
+)
+
+
+def test_every_variant_changes_something():
+    every = variants(TINY.families)
+    for name, variant in every.items():
+        changed = variant.config(TINY) != TINY or variant.instead
+        assert bool(changed) == (name != "as it is")
+    assert "bandits" not in every["without bandits"].config(TINY).families
+
+
+@pytest.mark.parametrize("name", ["AdamW alone", "without the loss regret"])
+def test_a_variant_trains_is_scored_and_leaves_no_trace(name, tmp_path, monkeypatch):
+    small = replace(offline.QUICK, environments=("gridworld-3x3",), sizes=(64,))
+    monkeypatch.setattr(offline, "QUICK", replace(small, n_seeds=1))
+    monkeypatch.setattr(
+        ablations, "validation_set", lambda n: list(validation_set(n))[:2]
+    )
+    variant = variants(TINY.families)[name]
+    before = {key: getattr(*key) for key in variant.instead}
+    result = run(variant, TINY, tmp_path / "variant")
+    assert {key: getattr(*key) for key in variant.instead} == before
+    assert result.keys() == {*WEIGHTS, "value", "value_error"}
+    assert result != run(Variant(), TINY, tmp_path / "plain")
+    assert f"| {name} | {result['regret']:.3f} |" in table({name: result})
+
+
+def test_a_rough_plan_reaches_a_few_steps_only():
+    network = load_network("auto", torch.device("cpu"))
+    family, _, _, statistics = next(validation_set(8))
+    assert family == "graphs"
+    with torch.inference_mode():
+        features = build_features(statistics)
+        _, posterior = network(features)
+        rough, exact = (
+            plan(posterior, features) for plan in (plan_roughly, plan_dense)
+        )
+    assert rough.isfinite().all()
+    assert (rough - exact).abs().max() > 0.1
+    # With hardly any future both are the same.
+    myopic = replace(features, gamma=torch.full_like(features.gamma, 0.01))
+    torch.testing.assert_close(
+        plan_roughly(posterior, myopic),
+        plan_dense(posterior, myopic),
+        rtol=1e-4,
+        atol=1e-4,
+    )
