@@ -55,9 +55,11 @@ _TIE = 1e-6
 # Within an episode the plan stays for so many steps at least: the episodes of the
 # usual tasks are no longer, and what they explore is planned as a whole.
 _PATIENCE = 200
-# It does not stay once so large a share of the pairs tried was tried for the first time
-# since: what it hoped of them is known now, and a wall would hold it for the rest.
+# It does not stay once so large a share of the pairs tried was tried a second time
+# since: what it hoped of them is known now, and a wall would hold it for the rest. Once
+# is not enough, for bad luck in a first try may hide all that lies behind.
 NEWS = 0.02
+ENOUGH = 2
 
 
 class OnlineAgent:
@@ -67,9 +69,9 @@ class OnlineAgent:
     rewards of all transitions so far, and the agent plans exactly, for the high
     estimate of what each action may give. It follows that plan, ties at random: so it
     goes where the optimum may still be, however far that is. Within an episode it
-    plans again when 2 % of the pairs of state and action that it has tried were new
-    since it planned (each new one, in the beginning), and after 200 steps or more as
-    soon as the number of visits of some pair has doubled.
+    plans again when 2 % of the pairs of state and action that it has tried were tried a
+    second time since it planned (each one, in the beginning), and after 200 steps or
+    more as soon as the number of visits of some pair has doubled.
 
     Parameters
     ----------
@@ -297,7 +299,7 @@ class OnlineAgent:
         n = self._tally.add(code, choice, reward, after, bool(terminated))
         if n & (n - 1) == 0:  # in a run without such an n no count has doubled
             self._doubled = True
-            self._n_new += n == 1
+            self._n_new += n == ENOUGH
         self._age += 1
         if terminated or truncated:
             self._due = True
