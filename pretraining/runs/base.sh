@@ -7,15 +7,12 @@
 set -eu
 cd "$(dirname "$0")/../.."
 run=${1:-runs/base}
-initial=()
-for stage in base wide; do
-    out=$run/$stage
-    python3 -m pretraining.train --config "pretraining/runs/$stage.json" --out "$out" \
-        --device cpu --threads 1 "${initial[@]}"
-    python3 -m pretraining.export --run "$out" --out "$out/checkpoint"
-    initial=(--initial "$out/checkpoint")
-done
-run=$out
+first=$run/first
+python3 -m pretraining.train --config pretraining/runs/base.json --out "$first" \
+    --device cpu --threads 2
+python3 -m pretraining.export --run "$first" --out "$first/checkpoint"
+python3 -m pretraining.train --config pretraining/runs/wide.json --out "$run" \
+    --device cpu --threads 2 --initial "$first/checkpoint"
 python3 -m pretraining.optimism --run "$run"
 python3 -m pretraining.validate --run "$run"
 python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
