@@ -31,8 +31,8 @@ def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
     fields = {
         name: empty
         for name in (
-            *("pair", "state", "data", "reward", "terminated", "scale", "span"),
-            *("edge_prob", "edge_sibling", "edge_predecessor"),
+            *("pair", "state", "data", "reward", "terminated", "scale"),
+            *("span", "varied", "edge_prob", "edge_sibling", "edge_predecessor"),
         )
     }
     fields |= {
