@@ -83,12 +83,11 @@ def plan_roughly(posterior: Posterior, features: Features) -> Tensor:
     """Return the action values (3, B, S, A) of a few backups in place of a plan."""
     P = dense_transitions(posterior, features)
     discount = features.gamma[:, None, None]
-    q = posterior.reward
-    for _ in range(_BACKUPS):
-        v = q.masked_fill(~features.allowed, -torch.inf).amax(-1)
+    v = torch.zeros_like(posterior.reward[..., 0])
+    for _ in range(1 + _BACKUPS):
         q = action_values(P, posterior.reward, discount, v)
-    best = q.masked_fill(~features.allowed, -torch.inf).amax(-1, keepdim=True)
-    return torch.where(features.allowed, q, torch.minimum(q, best))
+        v = q.masked_fill(~features.allowed, -torch.inf).amax(-1)
+    return torch.minimum(q, v[..., None])
 
 
 def _adamw(network: Network, config: TrainConfig) -> tuple[torch.optim.Optimizer]:

@@ -89,10 +89,14 @@ def normalised_regret(
     alive = (~batch.terminal).to(pi)
     anywhere = alive / alive.sum(-1, keepdim=True)
     rho = (1 - everywhere) * batch.start + everywhere * anywhere
+    gain = (rho * (batch.q.amax(-1) - batch.v_uniform)).sum(-1)
+    return (rho * loss_of_states(batch, pi)).sum(-1) / gain
+
+
+def loss_of_states(batch: ProcessBatch, pi: Tensor) -> Tensor:
+    """Return v* - v_pi, (B, S)."""
     v = evaluate_policy(batch.continuing, batch.reward, batch.gamma, pi)
-    best = batch.q.amax(-1)
-    gain = (rho * (best - batch.v_uniform)).sum(-1)
-    return (rho * (best - v)).sum(-1) / gain
+    return batch.q.amax(-1) - v
 
 
 def optimal_actions(batch: ProcessBatch) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretraining.export import averaged_network
-from pretraining.loss import greedy, normalised_regret
+from pretraining.loss import greedy, loss_of_states
 from pretraining.prior import FAMILIES, log_uniform
 from pretraining.simulate import Log, draw, reward_ranges, to_statistics, with_rewards
 from pretraining.targets import ProcessBatch, draw_processes
@@ -55,11 +55,11 @@ def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
 def online_regret(
     network: Network, batch: ProcessBatch, n_episodes: int, n_steps: int, seed: int
 ) -> NDArray[np.float64]:
-    """Return the normalised regret of each episode's plan, (n_episodes, B).
+    """Return the normalised regret of what each episode followed, (n_episodes, B).
 
     The agent knows the states, the actions and the range of the rewards; it plans at
     the start of an episode and after news, as `tabrl.OnlineAgent` does, ties at random.
-    The first plan of each episode is scored exactly.
+    Scores are those of `pretraining.validate.online_regret`.
     """
     rng = np.random.default_rng(seed)
     shape = batch.P.shape
@@ -78,11 +78,11 @@ def online_regret(
 
     regrets = []
     for _ in range(n_episodes):
-        pi = plan(log)
-        regret = normalised_regret(batch, pi, everywhere=0.0)
-        regrets.append(regret.clamp(max=2).numpy())
-        log = _episode(rng, batch, log, pi.numpy(), plan, n_steps)
-    return np.array(regrets)
+        log, regret = _episode(rng, batch, log, plan, n_steps)
+        regrets.append(regret)
+    start = batch.start.numpy()
+    gain = (start * (batch.q.amax(-1) - batch.v_uniform).numpy()).sum(-1)
+    return np.minimum(np.array(regrets) / gain, 2.0)
 
 
 def regret_of_rules(
@@ -101,20 +101,23 @@ def _episode(
     rng: np.random.Generator,
     batch: ProcessBatch,
     log: Log,
-    pi: NDArray,
     plan: Callable[[Log], Tensor],
     n_steps: int,
-) -> Log:
-    """Return the log with one episode of each process more."""
+) -> tuple[Log, NDArray[np.float64]]:
+    """Return the log with one episode of each process more, and what that lost."""
     shape = batch.P.shape
     P, terminal = batch.P.numpy().cumsum(-1), batch.terminal.numpy()
-    choice = pi.cumsum(-1)
+    pi = plan(log)
+    choice = pi.numpy().cumsum(-1)
+    loss = loss_of_states(batch, pi).numpy()
+    lost = (batch.start.numpy() * loss).sum(-1)
     counts = np.zeros(shape)  # since the last plan of any process
     n_new = np.zeros(shape[0])  # since the last plan of each
+    gamma = batch.gamma.numpy()
     n_pairs = (log.counts.sum(-1) > 0).sum((1, 2))
     going = np.arange(shape[0])
     state = draw(rng, batch.start.numpy().cumsum(-1))
-    for _ in range(n_steps):
+    for step in range(1, n_steps + 1):
         action = draw(rng, choice[going, state])
         following = draw(rng, P[going, state, action])
         tried = log.counts[going, state, action] + counts[going, state, action]
@@ -126,12 +129,19 @@ def _episode(
         if not len(going):
             break
         late = going[(n_new[going] > 0) & (n_new[going] >= NEWS * n_pairs[going])]
-        if len(late):
+        if len(late) and step < n_steps:
             log = log + with_rewards(rng, batch, counts)
             counts[:] = 0
             n_new[late] = 0
-            choice[late] = plan(log).numpy()[late].cumsum(-1)
-    return log + with_rewards(rng, batch, counts)
+            pi = plan(log)
+            choice[late] = pi.numpy()[late].cumsum(-1)
+            now = np.full(shape[0], -1)
+            now[going] = state
+            where = late, now[late]
+            after = loss_of_states(batch, pi).numpy()
+            lost[late] += gamma[late] ** step * (after[where] - loss[where])
+            loss[late] = after[late]
+    return log + with_rewards(rng, batch, counts), lost
 
 
 def main() -> None:

@@ -39,7 +39,12 @@ from pretraining.controls import (
     vi_lcb,
 )
 from pretraining.export import averaged_network
-from pretraining.loss import compute_losses, normalised_regret, optimal_actions
+from pretraining.loss import (
+    compute_losses,
+    loss_of_states,
+    normalised_regret,
+    optimal_actions,
+)
 from pretraining.prior import FAMILIES, Process, log_uniform
 from pretraining.simulate import (
     draw_reward_ranges,
@@ -404,9 +409,10 @@ def online_regret(
     n_episodes: int = 30,
     n_steps: int = 50,
 ) -> NDArray:
-    """Let an agent act in a batch of one; the regret of each episode's plan.
+    """Let an agent act in a batch of one; the regret of what each episode followed.
 
-    Regrets are exact, and normalised as those of `pretraining.loss`.
+    Regrets are normalised as those of `pretraining.loss`: of the episode's first
+    policy, and discounted what later ones gain in the state where each takes over.
     """
     allowed = batch.allowed[0].numpy()
     states = range(len(allowed))
@@ -425,16 +431,21 @@ def online_regret(
     if isinstance(agent, OnlineAgent) and not allowed.all():
         for state in states:
             agent.act(state, allowed[state])
-    plans = []
-    for _ in range(n_episodes):
-        if isinstance(agent, OnlineAgent):
-            plans.append(agent.exploration_proba(states))
-        else:
-            agent.begin()
-            plans.append(agent.policy())
+    policies, taken_over = [], []  # episode, step and state of each but the first
+    for episode in range(n_episodes):
+        n_plans = 0
         state = draw(first)
+        if not isinstance(agent, OnlineAgent):
+            agent.begin()
         for step in range(1, n_steps + 1):
             action = agent.act(state)
+            if not isinstance(agent, OnlineAgent):
+                pi = agent.policy()
+            elif agent.n_plans_ > n_plans:
+                n_plans, pi = agent.n_plans_, agent.exploration_proba(states)
+            if step == 1 or pi is not policies[-1]:
+                policies.append(pi)
+                taken_over.append((episode, step - 1, state))
             after = draw(following[state][action])
             reward = float(R[state, action, after])
             if math.isfinite(low):
@@ -448,9 +459,17 @@ def online_regret(
             if terminal[after]:
                 break
             state = after
-    pi = torch.from_numpy(np.stack(plans))
-    copies = ProcessBatch.concatenate([batch] * n_episodes)
-    return normalised_regret(copies, pi, everywhere=0.0).clamp(max=2).numpy()
+    copies = ProcessBatch.concatenate([batch] * len(policies))
+    loss = loss_of_states(copies, torch.from_numpy(np.stack(policies))).numpy()
+    start, gamma = batch.start[0].numpy(), float(batch.gamma)
+    gain = start @ (batch.q.amax(-1) - batch.v_uniform)[0].numpy()
+    regret = np.zeros(n_episodes)
+    for i, (episode, step, state) in enumerate(taken_over):
+        if step == 0:
+            regret[episode] = start @ loss[i]
+        else:
+            regret[episode] += gamma**step * (loss[i] - loss[i - 1])[state]
+    return np.minimum(regret / gain, 2.0)
 
 
 def gave_up(regret: NDArray, n_last: int = 10) -> NDArray:

@@ -113,6 +113,8 @@ class OnlineAgent:
         Of all transitions observed, coded by their positions in these.
     n_transitions_ : int
         Number of transitions observed.
+    n_plans_ : int
+        How often it has planned; it follows one policy from a plan to the next.
 
     See Also
     --------
@@ -191,6 +193,7 @@ class OnlineAgent:
         self._masks: dict[int, bytes] = {}
         self._exploited: tuple[int, int, NDArray, NDArray] | None = None
         self._explores = True  # what the present plan is for
+        self.n_plans_ = 0
         self._due, self._doubled, self._age, self._n_new = True, False, 0, 0
 
     # -- acting and observing ------------------------------------------------
@@ -225,8 +228,9 @@ class OnlineAgent:
             self._set_mask(code, action_mask)
         if self._due or (self._doubled and self._age >= _PATIENCE):
             self._plan()
-        elif self._n_new and self._n_new >= NEWS * self._tally.n_pairs:
-            self._plan()
+        elif self._n_new and self._explores:
+            if self._n_new >= NEWS * self._tally.n_pairs:
+                self._plan()
         cumulative = self._cumulative.get(code)
         if cumulative is None:
             cumulative = list(accumulate(self._row(code).tolist()))
@@ -550,7 +554,14 @@ class OnlineAgent:
             "complete": self._states.complete,
             "seed": self._seed,
             "rng": self._rng.bit_generator.state,
-            "plan": [self._explores, self._due, self._doubled, self._age, self._n_new],
+            "plan": {
+                "n": self.n_plans_,
+                "explores": self._explores,
+                "due": self._due,
+                "doubled": self._doubled,
+                "age": self._age,
+                "n_new": self._n_new,
+            },
         }
         arrays = {
             "states_": self.states_,
@@ -609,8 +620,10 @@ class OnlineAgent:
             }
             agent._seed = meta["seed"]
             agent._rng.bit_generator.state = meta["rng"]
-            agent._explores, agent._due, agent._doubled, *rest = meta["plan"]
-            agent._age, agent._n_new = rest
+            plan = meta["plan"]
+            agent.n_plans_, agent._explores = plan["n"], plan["explores"]
+            agent._due, agent._doubled = plan["due"], plan["doubled"]
+            agent._age, agent._n_new = plan["age"], plan["n_new"]
             known = {*codes, *agent._tally.seen} <= set(range(size[0]))
             planned = agent._scores.shape
             if not known or planned[0] > size[0] or planned[1:] != size[1:]:
@@ -630,6 +643,7 @@ class OnlineAgent:
         explores = bool(self.explore)
         self._scores = self._optimistic() if explores else self._exploit()[1]
         self._explores = explores
+        self.n_plans_ += 1
         self._cumulative = {}
         self._due, self._doubled, self._age, self._n_new = False, False, 0, 0
 

@@ -75,6 +75,7 @@ class Tally:
 
     @property
     def n_pairs(self) -> int:
+        """Number of pairs tried."""
         return len(self._pairs)
 
     def statistics(self, n_states: int) -> Statistics:

@@ -11,44 +11,35 @@ from pretraining import ablations
 from pretraining.ablations import Variant, plan_roughly, run, table, variants
 from pretraining.benchmark import offline
 from pretraining.loss import WEIGHTS
-from pretraining.train import TrainConfig
 from pretraining.validate import validation_set
 from tabrl._checkpoint import load_network
 from tabrl._features import build_features
-from tabrl._network import NetworkConfig
 from tabrl._planning import plan_dense
 
-TINY = TrainConfig(
-    n_steps=2,
-    groups_per_step=1,
-    pairs_per_group=30,
-    max_states=4,
-    large_share=0,
-    network=NetworkConfig(width=8, n_layers=2, n_heads=2, mlp_ratio=1),
-)
 
-
-def test_every_variant_changes_something():
-    every = variants(TINY.families)
+def test_every_variant_changes_something(tiny):
+    every = variants(tiny.families)
     for name, variant in every.items():
-        changed = variant.config(TINY) != TINY or variant.instead
+        changed = variant.config(tiny) != tiny or variant.instead
         assert bool(changed) == (name != "as it is")
-    assert "bandits" not in every["without bandits"].config(TINY).families
+    assert "bandits" not in every["without bandits"].config(tiny).families
 
 
 @pytest.mark.parametrize("name", ["AdamW alone", "without the loss regret"])
-def test_a_variant_trains_is_scored_and_leaves_no_trace(name, tmp_path, monkeypatch):
+def test_a_variant_trains_is_scored_and_leaves_no_trace(
+    name, tiny, tmp_path, monkeypatch
+):
     small = replace(offline.QUICK, environments=("gridworld-3x3",), sizes=(64,))
     monkeypatch.setattr(offline, "QUICK", replace(small, n_seeds=1))
     monkeypatch.setattr(
         ablations, "validation_set", lambda n: list(validation_set(n))[:2]
     )
-    variant = variants(TINY.families)[name]
+    variant = variants(tiny.families)[name]
     before = {key: getattr(*key) for key in variant.instead}
-    result = run(variant, TINY, tmp_path / "variant")
+    result = run(variant, tiny, tmp_path / "variant")
     assert {key: getattr(*key) for key in variant.instead} == before
     assert result.keys() == {*WEIGHTS, "value", "value_error"}
-    assert result != run(Variant(), TINY, tmp_path / "plain")
+    assert result != run(Variant(), tiny, tmp_path / "plain")
     assert f"| {name} | {result['regret']:.3f} |" in table({name: result})
 
 

@@ -16,6 +16,7 @@ from pretraining.benchmark.online import (
     TABRL,
     Protocol,
     Simulator,
+    executed,
     good_value,
     make_learner,
     score_cell,
@@ -24,6 +25,7 @@ from pretraining.benchmark.online import (
 from pretraining.benchmark.online_baselines import (
     PSRL,
     UCBVI,
+    Learner,
     QLearning,
     ValueIteration,
     optimal_values,
@@ -296,31 +298,78 @@ def test_run_writes_rows_and_goes_on_with_them(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["FrozenLake-v1", "RiverSwim-6"])
-def test_tabrl_follows_the_policy_that_is_scored(name):
-    """What `exploration_proba` gives at the start holds to the end of the episode."""
+def test_tabrl_follows_the_policies_that_are_scored(name):
+    """What `exploration_proba` gives at each step is what the simulator says."""
     env = environment(name, 0.99)
     learner = make_learner(env, TABRL, None, 0, "auto")
     simulator = Simulator(env, 0)
-    for _ in range(3):
-        learner.begin()
-        pi = learner.policy()
-        taken = []
-        act = learner.agent.act
-        observe = learner.agent.observe
+    n_policies = 0
+    for _ in range(5):
+        followed, taken = [], []
+        act, observe = learner.act, learner.agent.observe
 
         def acting(state, act=act, taken=taken):
             taken.append((state, act(state)))
             return taken[-1][1]
 
-        def observing(*transition, learner=learner, observe=observe, pi=pi):
-            now = learner.agent.exploration_proba(np.arange(len(pi)))
-            np.testing.assert_array_equal(now, pi)
+        def observing(*transition, agent=learner.agent, done=followed, observe=observe):
+            done.append(agent.exploration_proba(np.arange(env.n_states)))
             observe(*transition)
 
+        learner.begin()
         learner.act, learner.agent.observe = acting, observing
-        simulator.episode(learner)
-        learner.agent.observe = observe
-        assert all(pi[state, action] > 0 for state, action in taken)
+        policies = simulator.episode(learner)
+        learner.act, learner.agent.observe = act, observe
+        n_policies += len(policies)
+        steps = [step for step, _, _ in policies]
+        assert steps[0] == 0
+        for step, ((state, action), pi) in enumerate(zip(taken, followed, strict=True)):
+            i = np.searchsorted(steps, step, side="right") - 1
+            np.testing.assert_array_equal(pi, policies[i][2])
+            assert pi[state, action] > 0
+            assert step != steps[i] or state == policies[i][1]
+    assert n_policies > 5  # it did plan within an episode
+
+
+class Changing(Learner):
+    """Follows other policies, drawn at random, from given steps on."""
+
+    steps = (0, 1, 4)
+
+    def begin(self):
+        self.t = 0
+
+    def act(self, state):
+        if self.t in self.steps:
+            self.follow(self.policies[self.steps.index(self.t)])
+        self.t += 1
+        return super().act(state)
+
+
+@pytest.mark.parametrize("name", ["gridworld-3x3", "FrozenLake-v1"])
+def test_executed_value_is_that_of_all_policies_in_turn(name):
+    env = environment(name, 0.9)
+    learner = Changing(env.n_states, env.n_actions, 0.9, (-1.0, 10.0), rng())
+    learner.policies = rng().dirichlet(np.ones(env.n_actions), (3, env.n_states))
+    # By backward induction over the first steps.
+    v = env.policy_value(learner.policies[2])
+    for step in (3, 2, 1, 0):
+        pi = learner.policies[min(step, 1)]
+        q = env.expected_reward + 0.9 * (env.transition @ v).reshape(pi.shape)
+        v = (pi * q).sum(1)
+    expected = float(env.start @ env.normalise(v))
+
+    def value(pi):
+        return env.normalise(env.policy_value(pi))
+
+    simulator, scores = Simulator(env, 0), []
+    for _ in range(4000):
+        learner.begin()
+        scores.append(executed(env, value, simulator.episode(learner)))
+    error = np.std(scores) / np.sqrt(len(scores))
+    assert np.mean(scores) == pytest.approx(expected, abs=4 * error)
+    first = float(env.start @ value(learner.policies[0]))
+    assert abs(first - expected) > 10 * error  # scoring the first would be seen
 
 
 def test_tabrl_and_quick_protocol_have_a_row():

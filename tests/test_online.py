@@ -151,8 +151,8 @@ def test_far_reward_in_one_endless_episode():
         agent.observe(room, action, rewards[-1], after, False)
         room = after
     assert np.mean(rewards[-500:]) == 1
-    # A plan is made when a pair is new, else every 200 steps at most, and only if some
-    # count has doubled.
+    # A plan is made when a pair is tried the second time, else every 200 steps at most,
+    # and only if some count has doubled.
     assert 2 < len(plans) <= 1 + 12 + 3000 / 200
 
 
@@ -171,6 +171,18 @@ def test_within_an_episode_only_news_make_a_plan():
         agent.observe(0, 0, 0.0, 0, False)
         np.testing.assert_array_equal(agent.exploration_proba(states), policy)
         agent.act(step % 3)
+    n_plans = agent.n_plans_
+    agent.observe(0, 0, 0.0, 0, False, True)
+    agent.act(0)
+    assert agent.n_plans_ == n_plans + 1
+
+
+def test_news_are_none_to_an_agent_that_does_not_explore():
+    agent = make_agent(3)
+    agent.explore = False
+    for _ in range(5):
+        agent.observe(agent.act(0), 1, 1.0, 0, False)
+    assert agent.n_plans_ == 1
 
 
 def test_the_more_is_known_the_more_must_be_new_for_a_plan(monkeypatch):
@@ -179,13 +191,11 @@ def test_the_more_is_known_the_more_must_be_new_for_a_plan(monkeypatch):
     monkeypatch.setattr(agent, "_plan", lambda: plans.append(plan()))
     for state in range(120):
         for _ in range(2):
-            n_plans = len(plans)
             agent.act(state)
             agent.observe(state, 0, 0.0, state + 1, False)
-        news.append(len(plans) > n_plans)
         n_plans = len(plans)
         agent.act(state)
-        news[-1] = len(plans) > n_plans
+        news.append(len(plans) > n_plans)
     # Then 2 % of the pairs tried must be new.
     assert all(news[:50])
     assert [i for i in range(50, 120) if news[i]] == [

@@ -10,11 +10,11 @@ import torch
 
 from pretraining import optimism
 from pretraining.optimism import exploration_set, online_regret
-from pretraining.prior import FAMILIES
-from pretraining.targets import draw_processes
-from pretraining.train import TrainConfig, train
+from pretraining.prior import FAMILIES, Process
+from pretraining.simulate import Log
+from pretraining.targets import draw_processes, solve
+from pretraining.train import train
 from tabrl._checkpoint import load_network
-from tabrl._network import NetworkConfig
 
 
 def test_the_set_is_the_same_at_every_call_and_has_every_family():
@@ -35,16 +35,27 @@ def test_agents_learn_small_bandits_and_the_same_seed_gives_the_same_run():
     np.testing.assert_array_equal(again, regret)
 
 
-def test_the_best_rule_is_written_where_the_export_finds_it(tmp_path, monkeypatch):
-    config = TrainConfig(
-        n_steps=1,
-        groups_per_step=1,
-        pairs_per_group=20,
-        max_states=4,
-        large_share=0,
-        network=NetworkConfig(width=8, n_layers=1, n_heads=2, mlp_ratio=1),
-    )
-    train(config, tmp_path, torch.device("cpu"), n_workers=0)
+def test_every_policy_of_an_episode_counts():
+    """One arm is tried till news come, and then the other: two steps each."""
+    P, R = np.ones((1, 2, 1)), np.array([[[0.0], [1.0]]])
+    process = Process(P, R, np.array([False]), np.ones(1), 0.0)
+    batch = solve([process], np.array([0.5]))
+    arms = iter([0, 1, 1, 1])
+
+    def plan(log):
+        return torch.eye(2).double()[next(arms)].reshape(1, 1, 2)
+
+    log = Log(*(np.zeros((1, 1, 2, 1)) for _ in range(3)))
+    log, lost = optimism._episode(np.random.default_rng(0), batch, log, plan, 5)
+    np.testing.assert_array_equal(log.counts[0, 0, :, 0], [2, 3])
+    # Of two steps of reward 1 at gamma 0.5.
+    np.testing.assert_allclose(lost, 1.5)
+
+
+def test_the_best_rule_is_written_where_the_export_finds_it(
+    tiny, tmp_path, monkeypatch
+):
+    train(tiny, tmp_path, torch.device("cpu"), n_workers=0)
     arguments = ["optimism", "--run", str(tmp_path), "--per-family", "8"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--episodes", "2", "--steps", "3"])
     monkeypatch.setattr(optimism, "RULES", ((1.0, 0.0, 0.1), (0.0, 0.0, 0.0)))

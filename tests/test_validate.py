@@ -285,6 +285,36 @@ class Fixed(PSRL):
         self.follow(self.fixed)
 
 
+class Switching(PSRL):
+    """Follows one policy for two steps, and then another."""
+
+    def begin(self) -> None:
+        self.n_steps = 0
+
+    def act(self, state: int) -> int:
+        if self.n_steps in (0, 2):
+            self.follow(self.fixed[self.n_steps // 2])
+        self.n_steps += 1
+        return super().act(state)
+
+
+def test_online_regret_counts_every_policy_of_an_episode():
+    batch = random_process(6)
+    first, second = uniform(batch.allowed)[0].double(), greedy(batch.q)[0].double()
+    learner = Switching(7, 3, 0.95, (-3.0, 3.0), np.random.default_rng(0))
+    learner.fixed = [first.numpy(), second.numpy()]
+    best = v = batch.q.amax(-1)[0]
+    for _ in range(2):
+        q = batch.reward[0] + batch.gamma[0] * (batch.continuing[0] @ v)
+        v = (first * q).sum(-1)
+    start = batch.start[0]
+    expected = float(start @ (best - v) / (start @ (best - batch.v_uniform[0])))
+    rng = np.random.default_rng(1)
+    found = validate.online_regret(batch, learner, rng, n_episodes=2000, n_steps=9)
+    assert found.mean() == pytest.approx(expected, abs=4 * found.std() / 2000**0.5)
+    assert found.mean() < 0.9  # the first policy alone loses 1
+
+
 @pytest.mark.parametrize("restricted", [False, True])
 def test_online_regret_is_exact(restricted):
     batch = random_process(6, restricted=restricted)

@@ -187,10 +187,7 @@ def run_part(
     cells: Sequence[Cell],
     score: Callable[[Cell], list[Row]],
     output: Path | None = None,
-    jobs: int = 1,
-    *,
-    restart: bool = False,
-    progress_bar: bool = True,
+    **options: Any,
 ) -> list[Row]:
     """Score the cells of a part of the benchmark, or what the file does not hold yet.
 
@@ -200,10 +197,12 @@ def run_part(
         Name of the part.
     protocol : dataclass
         What is run; it has a `checkpoint`.
-    cells, score, jobs, restart, progress_bar
+    cells, score
         See `run_cells`.
     output : Path or None, default=None
         Result file, as in `run_cells`; None keeps the rows in memory.
+    **options
+        `jobs`, `restart` and `progress_bar` of `run_cells`.
 
     Returns
     -------
@@ -217,9 +216,7 @@ def run_part(
     """
     made_by = provenance(protocol.checkpoint)
     header = {"part": part, "protocol": asdict(protocol), **made_by}
-    return run_cells(
-        cells, score, output, header, jobs, restart=restart, progress_bar=progress_bar
-    )
+    return run_cells(cells, score, output, header, **options)
 
 
 def _score(

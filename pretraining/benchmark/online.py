@@ -11,15 +11,15 @@ protocol:
 
 Solved means that the greedy policy is good enough for 8 episodes in a row, and was
 solved in the first of them; episodes count from 1. The regret of an episode is 1 less
-the normalised value, clipped below at -1, of the policy that was followed in it. For
-methods that change within an episode it is the policy at its start.
+the normalised value, clipped below at -1, of what was followed in it, see `executed`:
+of Q-learning, which changes at every step, it is the policy at its start.
 """
 
 from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -187,6 +187,7 @@ class Tabrl(Learner):
 
         super().__init__(*args)
         self._states = np.arange(len(self.n))
+        self._n_plans = 0
         self.agent = OnlineAgent(
             *self.n.shape,
             gamma=self.gamma,
@@ -198,10 +199,14 @@ class Tabrl(Learner):
     def begin(self) -> None:
         """Let the agent plan for the episode that begins."""
         self.pi = self.agent.exploration_proba(self._states)
+        self._n_plans = self.agent.n_plans_
 
     def act(self, state: int) -> int:
-        """Let the agent choose."""
-        return self.agent.act(state)
+        """Let the agent choose, perhaps by a new plan."""
+        action = self.agent.act(state)
+        if self.agent.n_plans_ > self._n_plans:
+            self.begin()
+        return action
 
     def observe(
         self,
@@ -278,12 +283,22 @@ class Simulator:
         self._next, self._reward = env.next_state.tolist(), env.reward.tolist()
         self._terminated = env.terminated.tolist()
 
-    def episode(self, learner: Learner) -> None:
-        """Let the learner act for one episode."""
+    def episode(self, learner: Learner) -> list[tuple[int, int, NDArray[np.float64]]]:
+        """Let the learner act for one episode; return which policies it followed.
+
+        Returns
+        -------
+        list of (int, int, array of shape (S, A))
+            Of each policy, from which step on, counted from 0, and in which state.
+        """
         state = self._draw(self._start)
         self.visited[state] = True
+        policies: list[tuple[int, int, NDArray[np.float64]]] = []
         for step in range(1, self.max_steps + 1):
             action = learner.act(state)
+            pi = learner.policy()
+            if not policies or pi is not policies[-1][2]:
+                policies.append((step - 1, state, pi))
             outcome = self._draw(self._cumulative[state][action])
             reward = self._reward[state][action][outcome]
             terminated = self._terminated[state][action][outcome]
@@ -292,9 +307,10 @@ class Simulator:
             learner.observe(state, action, reward, after, terminated, truncated)
             self.n[state, action] += 1
             if terminated:
-                return
+                break
             state = after
             self.visited[state] = True
+        return policies
 
     @property
     def n_tried(self) -> int:
@@ -405,11 +421,10 @@ def score_cell(
     n_tried = last_new_pair = 0
     for episode in range(1, cell["episodes"] + 1):
         learner.begin()
-        followed.append(value(learner.policy()))
-        simulator.episode(learner)
+        followed.append(executed(env, value, simulator.episode(learner)))
         if simulator.n_tried > n_tried:
             n_tried, last_new_pair = simulator.n_tried, episode
-        good.append(value(learner.exploit()) >= threshold)
+        good.append(float(env.start @ value(learner.exploit())) >= threshold)
         if cell["part"] != "regret" and solved(good[-_IN_A_ROW:]):
             break
     untried = simulator.n_untried
@@ -425,19 +440,50 @@ def score_cell(
 
 
 class _Value:
-    """Normalised value of policies, most of which are the same as one before."""
+    """Normalised state values of policies, most of them the same as one before."""
 
     def __init__(self, env: Environment) -> None:
         self._env = env
-        self._known: dict[bytes, float] = {}
+        self._known: dict[bytes, NDArray[np.float64]] = {}
 
-    def __call__(self, pi: NDArray[np.float64]) -> float:
+    def __call__(self, pi: NDArray[np.float64]) -> NDArray[np.float64]:
         key = pi.tobytes()
         if key not in self._known:
             while len(self._known) >= 2:
                 self._known.pop(next(iter(self._known)))
-            self._known[key] = self._env.normalised_value(pi, clip=False)
+            self._known[key] = self._env.normalise(self._env.policy_value(pi))
         return self._known[key]
+
+
+def executed(
+    env: Environment,
+    value: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    policies: Sequence[tuple[int, int, NDArray[np.float64]]],
+) -> float:
+    """Return the normalised value of what was followed in an episode.
+
+    That is the value from the start distribution of the first policy, and for every
+    change of policy after t steps in a state s, ``gamma**t`` times what the value of s
+    gained by it. In expectation over episodes this is the value of the policy that
+    depends on the past as the learner does; it is free of the noise of rewards, and of
+    all noise where the policy stays.
+
+    Parameters
+    ----------
+    env : Environment
+        The process.
+    value : callable
+        Takes a policy (S, A) to its normalised state values (S,).
+    policies : sequence of (int, int, array)
+        From `Simulator.episode`.
+    """
+    (_, _, before), *changes = policies
+    total = float(env.start @ value(before))
+    for step, state, pi in changes:
+        gain = value(pi)[state] - value(before)[state]
+        total += env.gamma**step * float(gain)
+        before = pi
+    return total
 
 
 def _score_dqn(env: Environment, cell: Cell, threshold: float) -> Row:

@@ -108,10 +108,13 @@ class Environment:
         float
             (rho v^pi - rho v^uniform) / (rho v* - rho v^uniform), rho = `start`.
         """
-        uniform, optimum = self._reference_values
-        value = float(self.start @ self.policy_value(pi))
-        score = (value - uniform) / (optimum - uniform)
+        score = float(self.start @ self.normalise(self.policy_value(pi)))
         return max(score, -1.0) if clip else score
+
+    def normalise(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scale values: 0 for the uniform policy's from the start, 1 for the best."""
+        uniform, optimum = self._reference_values
+        return (values - uniform) / (optimum - uniform)
 
     def simulate(
         self,
