@@ -29,7 +29,7 @@ from pretraining.simulate import Log, draw, reward_ranges, to_statistics, with_r
 from pretraining.targets import ProcessBatch, draw_processes
 from tabrl._features import build_features
 from tabrl._network import Network
-from tabrl._online import ENOUGH, NEWS
+from tabrl._online import ENOUGH
 from tabrl._planning import plan_reward
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
@@ -58,7 +58,8 @@ def online_regret(
     """Return the normalised regret of what each episode followed, (n_episodes, B).
 
     The agent knows the states, the actions and the range of the rewards; it plans at
-    the start of an episode and after news, as `tabrl.OnlineAgent` does, ties at random.
+    the start of an episode and where it goes in circles, as `tabrl.OnlineAgent` does,
+    ties at random.
     Scores are those of `pretraining.validate.online_regret`.
     """
     rng = np.random.default_rng(seed)
@@ -112,35 +113,31 @@ def _episode(
     loss = loss_of_states(batch, pi).numpy()
     lost = (batch.start.numpy() * loss).sum(-1)
     counts = np.zeros(shape)  # since the last plan of any process
-    n_new = np.zeros(shape[0])  # since the last plan of each
+    news = np.zeros(shape[:3], bool)  # since the last plan of each
     gamma = batch.gamma.numpy()
-    n_pairs = (log.counts.sum(-1) > 0).sum((1, 2))
     going = np.arange(shape[0])
     state = draw(rng, batch.start.numpy().cumsum(-1))
-    for step in range(1, n_steps + 1):
+    for step in range(n_steps):
         action = draw(rng, choice[going, state])
+        late = np.flatnonzero(news[going, state, action])
+        if len(late):
+            log = log + with_rewards(rng, batch, counts)
+            counts[:] = 0
+            pi = plan(log)
+            after = loss_of_states(batch, pi).numpy()
+            where, here = going[late], (going[late], state[late])
+            lost[where] += gamma[where] ** step * (after[here] - loss[here])
+            loss[where], news[where] = after[where], False
+            choice[where] = pi.numpy()[where].cumsum(-1)
+            action[late] = draw(rng, choice[here])
         following = draw(rng, P[going, state, action])
         tried = log.counts[going, state, action] + counts[going, state, action]
-        n_new[going] += tried.sum(-1) == ENOUGH - 1
-        n_pairs[going] += tried.sum(-1) == 0
+        news[going, state, action] |= tried.sum(-1) == ENOUGH - 1
         counts[going, state, action, following] += 1
         goes_on = ~terminal[going, following]
         going, state = going[goes_on], following[goes_on]
         if not len(going):
             break
-        late = going[(n_new[going] > 0) & (n_new[going] >= NEWS * n_pairs[going])]
-        if len(late) and step < n_steps:
-            log = log + with_rewards(rng, batch, counts)
-            counts[:] = 0
-            n_new[late] = 0
-            pi = plan(log)
-            choice[late] = pi.numpy()[late].cumsum(-1)
-            now = np.full(shape[0], -1)
-            now[going] = state
-            where = late, now[late]
-            after = loss_of_states(batch, pi).numpy()
-            lost[late] += gamma[late] ** step * (after[where] - loss[where])
-            loss[late] = after[late]
     return log + with_rewards(rng, batch, counts), lost
 
 

@@ -30,6 +30,9 @@ _SIGN = (-1.0, 0.0, 1.0)
 # Optimism of the high head never falls below this multiple of 1 / sqrt(n + 1), in
 # units of the reward scale: exploration must not give up before the data say so.
 _HIGH_FLOOR = 0.05
+# The same for the rewards to explore for. It counts again at every step: where nothing
+# leads on it adds up to 1 / (1 - gamma) times as much, however well a pair is known.
+_EXPLORING_FLOOR = 0.01
 # Where no data are, no action falls further behind than this many logits: a policy
 # that saturates early has no gradient left to learn to hedge from.
 _REACH = 10.0
@@ -316,7 +319,8 @@ class Network(nn.Module):
     def optimistic_reward(self, posterior: Posterior, features: Features) -> Tensor:
         """Return the rewards (B, S, A) for which an agent plans that explores.
 
-        The middle head's plus level times what the high head adds to it, where
+        The middle head's plus level times what the high head adds to it (with a lower
+        floor, as what is too high for one step is so for every step of a plan), where
         level = base + growth log(1 + m), (base, growth, untried) = ``optimism``, and m
         is the mean number of visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012),
         the quantile to hope for rises with time. A pair without a visit may give
@@ -333,7 +337,8 @@ class Network(nn.Module):
         bonus = untried * features.span / (1 - features.gamma)
         again = features.varied[:, None, None] / (1 + features.n) ** 3
         hope = bonus[:, None, None] * torch.where(features.n > 0, again, 1.0)
-        return middle + level[:, None, None] * (high - middle) + hope
+        lower = (_HIGH_FLOOR - _EXPLORING_FLOOR) * torch.rsqrt(features.n + 1)
+        return middle + level[:, None, None] * (high - middle - lower) + hope
 
     def decide(self, tokens: Tokens, features: Features, q: Tensor) -> Decision:
         """Turn planned action values q (3, B, S, A) into policy log-probabilities.

@@ -55,10 +55,9 @@ _TIE = 1e-6
 # Within an episode the plan stays for so many steps at least: the episodes of the
 # usual tasks are no longer, and what they explore is planned as a whole.
 _PATIENCE = 200
-# It does not stay once so large a share of the pairs tried was tried a second time
-# since: what it hoped of them is known now, and a wall would hold it for the rest. Once
-# is not enough, for bad luck in a first try may hide all that lies behind.
-NEWS = 0.02
+# It does not stay where it asks for a pair that by now was tried so often since it was
+# made: what it hoped there is known, and a wall would hold it for the rest. Once is not
+# enough, for bad luck in a first try may hide all that lies behind.
 ENOUGH = 2
 
 
@@ -69,9 +68,9 @@ class OnlineAgent:
     rewards of all transitions so far, and the agent plans exactly, for the high
     estimate of what each action may give. It follows that plan, ties at random: so it
     goes where the optimum may still be, however far that is. Within an episode it
-    plans again when 2 % of the pairs of state and action that it has tried were tried a
-    second time since it planned (each one, in the beginning), and after 200 steps or
-    more as soon as the number of visits of some pair has doubled.
+    plans again when it is about to take an action for the third time that it took for
+    the second time since it planned, and after 200 steps or more as soon as the number
+    of visits of some pair of state and action has doubled.
 
     Parameters
     ----------
@@ -194,7 +193,8 @@ class OnlineAgent:
         self._exploited: tuple[int, int, NDArray, NDArray] | None = None
         self._explores = True  # what the present plan is for
         self.n_plans_ = 0
-        self._due, self._doubled, self._age, self._n_new = True, False, 0, 0
+        self._due, self._doubled, self._age = True, False, 0
+        self._news: set[tuple[int, int]] = set()
 
     # -- acting and observing ------------------------------------------------
 
@@ -228,16 +228,11 @@ class OnlineAgent:
             self._set_mask(code, action_mask)
         if self._due or (self._doubled and self._age >= _PATIENCE):
             self._plan()
-        elif self._n_new and self._explores:
-            if self._n_new >= NEWS * self._tally.n_pairs:
-                self._plan()
-        cumulative = self._cumulative.get(code)
-        if cumulative is None:
-            cumulative = list(accumulate(self._row(code).tolist()))
-            self._cumulative[code] = cumulative
-        # Never past the last action that has a probability, whatever rounding does.
-        draw = self._rng.random() * cumulative[-1]
-        return actions[bisect_right(cumulative, draw)]
+        choice = self._draw(code)
+        if self._explores and (code, choice) in self._news:
+            self._plan()
+            choice = self._draw(code)
+        return actions[choice]
 
     def observe(
         self,
@@ -303,7 +298,8 @@ class OnlineAgent:
         n = self._tally.add(code, choice, reward, after, bool(terminated))
         if n & (n - 1) == 0:  # in a run without such an n no count has doubled
             self._doubled = True
-            self._n_new += n == ENOUGH
+            if n == ENOUGH:
+                self._news.add((code, choice))
         self._age += 1
         if terminated or truncated:
             self._due = True
@@ -560,7 +556,7 @@ class OnlineAgent:
                 "due": self._due,
                 "doubled": self._doubled,
                 "age": self._age,
-                "n_new": self._n_new,
+                "news": sorted(self._news),
             },
         }
         arrays = {
@@ -623,7 +619,8 @@ class OnlineAgent:
             plan = meta["plan"]
             agent.n_plans_, agent._explores = plan["n"], plan["explores"]
             agent._due, agent._doubled = plan["due"], plan["doubled"]
-            agent._age, agent._n_new = plan["age"], plan["n_new"]
+            agent._age = plan["age"]
+            agent._news = {(state, action) for state, action in plan["news"]}
             known = {*codes, *agent._tally.seen} <= set(range(size[0]))
             planned = agent._scores.shape
             if not known or planned[0] > size[0] or planned[1:] != size[1:]:
@@ -645,7 +642,8 @@ class OnlineAgent:
         self._explores = explores
         self.n_plans_ += 1
         self._cumulative = {}
-        self._due, self._doubled, self._age, self._n_new = False, False, 0, 0
+        self._due, self._doubled, self._age = False, False, 0
+        self._news.clear()
 
     def _optimistic(self) -> NDArray[np.float64]:
         """Return the action values (S, A) of the high plan, in units of its scale."""
@@ -702,6 +700,16 @@ class OnlineAgent:
         if self._masks:
             allowed = np.array([self._mask(code) for code in codes.tolist()])
         return codes, statistics.compress(codes), allowed
+
+    def _draw(self, code: int) -> int:
+        """Draw an action of the present plan."""
+        cumulative = self._cumulative.get(code)
+        if cumulative is None:
+            cumulative = list(accumulate(self._row(code).tolist()))
+            self._cumulative[code] = cumulative
+        # Never past the last action that has a probability, whatever rounding does.
+        draw = self._rng.random() * cumulative[-1]
+        return bisect_right(cumulative, draw)
 
     def _row(self, code: int) -> NDArray[np.float64]:
         """Return the probabilities of the actions that the present plan gives."""

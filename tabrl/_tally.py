@@ -73,11 +73,6 @@ class Tally:
         self.n_transitions += 1
         return n
 
-    @property
-    def n_pairs(self) -> int:
-        """Number of pairs tried."""
-        return len(self._pairs)
-
     def statistics(self, n_states: int) -> Statistics:
         """Return the statistics over states ``0 .. n_states - 1``."""
         key, table = _sorted(self._pairs)
