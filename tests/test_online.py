@@ -151,30 +151,52 @@ def test_far_reward_in_one_endless_episode():
         agent.observe(room, action, rewards[-1], after, False)
         room = after
     assert np.mean(rewards[-500:]) == 1
-    # A plan is made when a pair is tried the second time, else every 200 steps at most,
-    # and only if some count has doubled.
+    # A plan is made when a pair was tried twice, else every 200 steps at most, and only
+    # if some count has doubled.
     assert 2 < len(plans) <= 1 + 12 + 3000 / 200
 
 
-def test_within_an_episode_only_news_make_a_plan():
+def planning(agent, monkeypatch, *choices):
+    """Let the plans of an agent ask for these actions in every state, in turn."""
+    plans = iter(choices)
+
+    def plan():
+        return np.eye(2)[np.full(len(agent.states_), next(plans))]
+
+    monkeypatch.setattr(agent, "_optimistic", plan)
+
+
+def test_a_plan_stays_until_it_repeats_what_it_has_tried_twice(monkeypatch):
     agent, states = make_agent(3), [0, 1, 2]
-    policy = agent.exploration_proba(states)
-    for _ in range(2):  # a second try is news, a first one is not
-        np.testing.assert_array_equal(agent.exploration_proba(states), policy)
-        agent.act(0)
-        np.testing.assert_array_equal(agent.exploration_proba(states), policy)
+    planning(agent, monkeypatch, 0, 1, 0)
+    for n_plans in (1, 1, 2, 2, 2, 2):
+        choice = agent.act(0)
+        assert (agent.n_plans_, choice) == (n_plans, n_plans - 1)
+        policy = agent.exploration_proba(states)
+        np.testing.assert_array_equal(policy, np.eye(2)[[choice] * 3])
+        agent.observe(0, 0, 0.0, 0, False)  # now tried more often, but not asked for
+    agent.observe(0, 1, 0.0, 0, False)
+    agent.observe(1, 1, 0.0, 0, False)
+    assert agent.act(0) == agent.act(1) == 1  # each once
+    agent.observe(1, 1, 0.0, 0, False)
+    assert agent.act(0) == 1
+    assert agent.n_plans_ == 2
+    assert agent.act(1) == 0
+    assert agent.n_plans_ == 3
+
+
+def test_a_plan_may_repeat_what_was_known_before(monkeypatch):
+    agent = make_agent(3)
+    for _ in range(2):
         agent.observe(0, 0, 0.0, 0, False)
-    agent.act(0)
-    policy = agent.exploration_proba(states)
-    assert (policy[0] == [0, 1]).all()
-    for step in range(150):
+    planning(agent, monkeypatch, 0, 0, 0)
+    for _ in range(150):
+        assert agent.act(0) == 0
         agent.observe(0, 0, 0.0, 0, False)
-        np.testing.assert_array_equal(agent.exploration_proba(states), policy)
-        agent.act(step % 3)
-    n_plans = agent.n_plans_
+    assert agent.n_plans_ == 1
     agent.observe(0, 0, 0.0, 0, False, True)
-    agent.act(0)
-    assert agent.n_plans_ == n_plans + 1
+    assert agent.act(0) == 0
+    assert agent.n_plans_ == 2
 
 
 def test_news_are_none_to_an_agent_that_does_not_explore():
@@ -183,25 +205,6 @@ def test_news_are_none_to_an_agent_that_does_not_explore():
     for _ in range(5):
         agent.observe(agent.act(0), 1, 1.0, 0, False)
     assert agent.n_plans_ == 1
-
-
-def test_the_more_is_known_the_more_must_be_new_for_a_plan(monkeypatch):
-    agent, plans, news = make_agent(200, 2), [], []
-    plan = agent._plan
-    monkeypatch.setattr(agent, "_plan", lambda: plans.append(plan()))
-    for state in range(120):
-        for _ in range(2):
-            agent.act(state)
-            agent.observe(state, 0, 0.0, state + 1, False)
-        n_plans = len(plans)
-        agent.act(state)
-        news.append(len(plans) > n_plans)
-    # Then 2 % of the pairs tried must be new.
-    assert all(news[:50])
-    assert [i for i in range(50, 120) if news[i]] == [
-        *range(51, 100, 2),
-        *range(102, 120, 3),
-    ]
 
 
 def test_frozen_lake_improves():
