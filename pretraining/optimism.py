@@ -35,8 +35,8 @@ from tabrl._planning import plan_reward
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
 RULES = (
-    *((1.0, 0.0, 0.0), (0.5, 0.1, 0.03), (0.5, 0.1, 0.1)),
-    *((0.25, 0.1, 0.03), (0.5, 0.2, 0.03)),
+    *((1.0, 0.0, 0.03), (0.5, 0.1, 0.03), (1.0, 0.1, 0.03)),
+    *((1.0, 0.2, 0.03), (1.0, 0.1, 0.1)),
 )
 
 
@@ -83,7 +83,7 @@ def online_regret(
         regrets.append(regret)
     start = batch.start.numpy()
     gain = (start * (batch.q.amax(-1) - batch.v_uniform).numpy()).sum(-1)
-    return np.minimum(np.array(regrets) / gain, 2.0)
+    return np.clip(np.array(regrets) / gain, -2.0, 2.0)
 
 
 def regret_of_rules(

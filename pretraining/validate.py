@@ -412,7 +412,8 @@ def online_regret(
     """Let an agent act in a batch of one; the regret of what each episode followed.
 
     Regrets are normalised as those of `pretraining.loss`: of the episode's first
-    policy, and discounted what later ones gain in the state where each takes over.
+    policy, and discounted what later ones gain in the state where each takes over;
+    clipped to [-2, 2].
     """
     allowed = batch.allowed[0].numpy()
     states = range(len(allowed))
@@ -469,7 +470,7 @@ def online_regret(
             regret[episode] = start @ loss[i]
         else:
             regret[episode] += gamma**step * (loss[i] - loss[i - 1])[state]
-    return np.minimum(regret / gain, 2.0)
+    return np.clip(regret / gain, -2.0, 2.0)
 
 
 def gave_up(regret: NDArray, n_last: int = 10) -> NDArray:

@@ -326,8 +326,8 @@ class Network(nn.Module):
         the quantile to hope for rises with time. A pair without a visit may give
         ``untried`` / (1 - gamma) times the span of the rewards besides, so that none
         that can be reached stays untried for good. After n visits that is divided by
-        (1 + n)^3 and multiplied by the share of the pairs that turned out to lead to
-        more than one state: where a first try may have been bad luck, it is repeated.
+        n^3 and multiplied by the share of the pairs that turned out to lead to more
+        than one state: where a first try may have been bad luck, it is repeated.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed
@@ -335,7 +335,7 @@ class Network(nn.Module):
         base, growth, untried = self.optimism
         level = base + growth * torch.log1p(visits)
         bonus = untried * features.span / (1 - features.gamma)
-        again = features.varied[:, None, None] / (1 + features.n) ** 3
+        again = features.varied[:, None, None] / features.n.clamp(min=1) ** 3
         hope = bonus[:, None, None] * torch.where(features.n > 0, again, 1.0)
         lower = (_HIGH_FLOOR - _EXPLORING_FLOOR) * torch.rsqrt(features.n + 1)
         return middle + level[:, None, None] * (high - middle - lower) + hope

@@ -11,8 +11,8 @@ protocol:
 
 Solved means that the greedy policy is good enough for 8 episodes in a row, and was
 solved in the first of them; episodes count from 1. The regret of an episode is 1 less
-the normalised value, clipped below at -1, of what was followed in it, see `executed`:
-of Q-learning, which changes at every step, it is the policy at its start.
+the normalised value of what was followed in it, see `executed`, clipped to [-2, 2]: of
+Q-learning, which changes at every step, it is the policy at its start.
 """
 
 from __future__ import annotations
@@ -369,7 +369,7 @@ def regret(values: Sequence[float]) -> Row:
         `regret`, `regret_unclipped` and `curve`, see `score_cell`.
     """
     unclipped = 1 - np.array(values)
-    cumulative = np.minimum(unclipped, 2.0).cumsum()
+    cumulative = unclipped.clip(-2.0, 2.0).cumsum()
     points = np.unique(np.linspace(1, len(values), _CURVE_POINTS).round().astype(int))
     return {
         "regret": float(cumulative[-1]),
