@@ -34,10 +34,7 @@ from tabrl._planning import plan_reward
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
-RULES = (
-    *((1.0, 0.0, 0.03), (0.5, 0.1, 0.03), (1.0, 0.1, 0.03)),
-    *((1.0, 0.2, 0.03), (1.0, 0.1, 0.1)),
-)
+RULES = ((0.5, 0.1, 0.03), (1.0, 0.1, 0.03), (0.5, 0.1, 0.1), (1.0, 0.1, 0.1))
 
 
 def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
@@ -145,8 +142,8 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--per-family", type=int, default=32, help="processes")
-    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--per-family", type=int, default=64, help="processes")
+    parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50, help="of an episode")
     parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     arguments = parser.parse_args()
