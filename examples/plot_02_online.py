@@ -4,8 +4,8 @@ Learning by exploring
 
 An agent that has never seen FrozenLake, nor any other lake, learns it in some tens of
 episodes: its network was pretrained on synthetic processes, reads the counts of what
-happened so far, and plans optimistically, at the start of each episode and where it
-met something new. The same weights swim a river whose only reward worth having is
+happened so far, and plans optimistically, at the start of each episode and where its
+plan goes in circles. The same weights swim a river whose only reward worth having is
 upstream. Both are compared with PSRL and UCB-VI, exactly: the true probabilities are
 known here, so that the value of the policy that each follows at the start of each
 episode is the solution of a linear system.

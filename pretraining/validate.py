@@ -432,7 +432,7 @@ def online_regret(
     if isinstance(agent, OnlineAgent) and not allowed.all():
         for state in states:
             agent.act(state, allowed[state])
-    policies, taken_over = [], []  # episode, step and state of each but the first
+    policies, taken_over = [], []  # of each its episode, step and state
     for episode in range(n_episodes):
         n_plans = 0
         state = draw(first)
