@@ -59,6 +59,9 @@ _PATIENCE = 200
 # made: what it hoped there is known, and a wall would hold it for the rest. Once is not
 # enough, for bad luck in a first try may hide all that lies behind.
 ENOUGH = 2
+# So many pairs of state and action in all are worth one step: a plan takes longer the
+# more there are, so that the next one within an episode waits for as many steps.
+_PAIRS_PER_STEP = 10_000
 
 
 class OnlineAgent:
@@ -69,8 +72,9 @@ class OnlineAgent:
     estimate of what each action may give. It follows that plan, ties at random: so it
     goes where the optimum may still be, however far that is. Within an episode it
     plans again when it is about to take an action for the third time that it took for
-    the second time since it planned, and after 200 steps or more as soon as the number
-    of visits of some pair of state and action has doubled.
+    the second time since it planned (at the earliest after a step for each 10,000
+    pairs of state and action), and after 200 steps or more as soon as the number of
+    visits of some pair has doubled.
 
     Parameters
     ----------
@@ -229,7 +233,7 @@ class OnlineAgent:
         if self._due or (self._doubled and self._age >= _PATIENCE):
             self._plan()
         choice = self._draw(code)
-        if self._explores and (code, choice) in self._news:
+        if self._explores and (code, choice) in self._news and self._is_worth_a_plan():
             self._plan()
             choice = self._draw(code)
         return actions[choice]
@@ -634,6 +638,11 @@ class OnlineAgent:
         return agent
 
     # -- plans ---------------------------------------------------------------
+
+    def _is_worth_a_plan(self) -> bool:
+        """Tell whether the plan is old enough to be replaced within an episode."""
+        n_pairs = len(self._states) * self._tally.n_actions
+        return self._age * _PAIRS_PER_STEP >= n_pairs
 
     def _plan(self) -> None:
         """Plan for the episode that begins, or goes on."""

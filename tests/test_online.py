@@ -185,6 +185,19 @@ def test_a_plan_stays_until_it_repeats_what_it_has_tried_twice(monkeypatch):
     assert agent.n_plans_ == 3
 
 
+def test_the_larger_the_process_the_longer_a_plan_stays(monkeypatch):
+    agent = make_agent(15_000, 2)  # 30,000 pairs are worth three steps
+    planning(agent, monkeypatch, 0, 0, 1)
+    agent.observe(0, 0, 0.0, 0, False, True)
+    ages = []
+    for _ in range(6):
+        agent.act(0)
+        ages.append((agent.n_plans_, agent._age))
+        agent.observe(0, 0, 0.0, 0, False)
+    # In a small process the first plan would go at age 1.
+    assert ages == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+
+
 def test_a_plan_may_repeat_what_was_known_before(monkeypatch):
     agent = make_agent(3)
     for _ in range(2):
