@@ -56,7 +56,7 @@ def online_regret(
 
     The agent knows the states, the actions and the range of the rewards; it plans at
     the start of an episode and where it goes in circles, as `tabrl.OnlineAgent` does,
-    ties at random. Scores are those of `pretraining.validate.online_regret`.
+    ties at random. Scores are those of `pretraining.exploration.online_regret`.
     """
     rng = np.random.default_rng(seed)
     shape = batch.P.shape

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from pretraining import train as trainer
+from pretraining.controls import certainty_equivalence
 from pretraining.loss import (
     compute_losses,
     greedy,
@@ -44,7 +45,6 @@ from pretraining.train import (
     train,
     use_bfloat16,
 )
-from pretraining.validate import certainty_equivalence
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network, NetworkConfig
 from tabrl._planning import plan_dense

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining import controls, validate
+from pretraining import bootstrap, controls, exploration, validate
 from pretraining.benchmark import baselines
 from pretraining.benchmark.online_baselines import PSRL
+from pretraining.conjugate import bayes_comparison
 from pretraining.controls import CONSTANTS, certainty_equivalence, first_best, greedy
 from pretraining.export import model_card
 from pretraining.prior import FAMILIES, Process
@@ -221,14 +222,14 @@ def test_reliability_error_is_how_far_probabilities_are_off(monkeypatch):
 def test_intervals_are_those_of_the_mean():
     rng = np.random.default_rng(0)
     values = rng.normal(2, 1, 400)
-    means = validate.resample(rng, {"x": values, "one": np.ones(400)})
-    middle, low, high = validate.interval(means["x"])
+    means = bootstrap.resample(rng, {"x": values, "one": np.ones(400)})
+    middle, low, high = bootstrap.interval(means["x"])
     assert middle == pytest.approx(values.mean(), abs=1e-4)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
-    assert validate.interval(means["one"]) == [1, 1, 1]
+    assert bootstrap.interval(means["one"]) == [1, 1, 1]
     # Sixteen cells, each of them resampled on its own: a quarter of the width.
-    cells = [validate.resample(rng, {"x": rng.normal(2, 1, 400)}) for _ in range(16)]
-    _, low_all, high_all = validate.interval(validate.average(cells)["x"])
+    cells = [bootstrap.resample(rng, {"x": rng.normal(2, 1, 400)}) for _ in range(16)]
+    _, low_all, high_all = bootstrap.interval(bootstrap.average(cells)["x"])
     assert high_all - low_all == pytest.approx((high - low) / 4, rel=0.2)
 
 
@@ -268,7 +269,8 @@ def test_near_experts_are_narrow_and_keep_to_one_optimal_action():
 
 
 def test_no_method_beats_the_bayes_reference():
-    report = validate.bayes_comparison(trained(), 8)
+    network = trained()
+    report = bayes_comparison(lambda data: validate.infer(network, data)[0], 8)
     assert report["n_processes"] == 32
     assert report["excess_reference"] == [0, 0, 0]
     lost = {name: mean for name, (mean, _, _) in list(report.items())[1:]}
@@ -310,7 +312,7 @@ def test_online_regret_counts_every_policy_of_an_episode():
     start = batch.start[0]
     expected = float(start @ (best - v) / (start @ (best - batch.v_uniform[0])))
     rng = np.random.default_rng(1)
-    found = validate.online_regret(batch, learner, rng, n_episodes=2000, n_steps=9)
+    found = exploration.online_regret(batch, learner, rng, n_episodes=2000, n_steps=9)
     assert found.mean() == pytest.approx(expected, abs=4 * found.std() / 2000**0.5)
     assert found.mean() < 0.9  # the first policy alone loses 1
 
@@ -322,11 +324,15 @@ def test_online_regret_is_exact(restricted):
     for pi, regret in ((greedy(batch.q), 0.0), (uniform(batch.allowed), 1.0)):
         learner = Fixed(*known)
         learner.fixed = pi[0].double().numpy()
-        found = validate.online_regret(batch, learner, np.random.default_rng(1), 4, 9)
+        found = exploration.online_regret(
+            batch, learner, np.random.default_rng(1), 4, 9
+        )
         np.testing.assert_allclose(found, np.full(4, regret), atol=1e-9)
         assert 4 <= learner.n.sum() <= 36
         assert not learner.n[6].any()  # the end
-    learned = validate.online_regret(batch, PSRL(*known), np.random.default_rng(1), 60)
+    learned = exploration.online_regret(
+        batch, PSRL(*known), np.random.default_rng(1), 60
+    )
     assert learned[-10:].mean() < 0.5 * learned[:3].mean()
 
 
@@ -336,7 +342,7 @@ def test_the_agent_keeps_to_masks_and_repeats_itself():
     def run() -> tuple[OnlineAgent, np.ndarray]:
         agent = OnlineAgent(7, 3, 0.95, (-3, 3), random_state=0)
         rng = np.random.default_rng(2)
-        return agent, validate.online_regret(batch, agent, rng, 10)
+        return agent, exploration.online_regret(batch, agent, rng, 10)
 
     agent, regret = run()
     statistics = agent.statistics_
@@ -359,10 +365,10 @@ def test_two_valued_and_noisy_rewards_have_their_means():
     for noise, outcomes, values in ((0.0, (0.0, 1.0), {0.0, 1.0}), (0.2, None, None)):
         process = Process(P, R, np.array([False]), np.ones(1), noise, outcomes)
         batch = solve([process], np.array([0.9]))
-        reward_range = validate._reward_range(batch)
+        reward_range = exploration._reward_range(batch)
         learner = Watched(1, 2, 0.9, reward_range, np.random.default_rng(0))
         learner.fixed, learner.rewards = np.array([[1.0, 0.0]]), []
-        validate.online_regret(batch, learner, np.random.default_rng(1), 30, 100)
+        exploration.online_regret(batch, learner, np.random.default_rng(1), 30, 100)
         rewards = np.array(learner.rewards)
         assert len(rewards) == 3000
         assert rewards.mean() == pytest.approx(0.3, abs=0.03)
@@ -376,7 +382,7 @@ def test_giving_up_is_to_lose_always_the_same():
     wrong = np.where(np.arange(30) < 15, falls, 0.4)
     late = np.where(np.arange(30) < 25, 0.4, 0.0)
     regret = np.stack([falls, wrong, late, np.zeros(30), np.full(30, 1.0)])
-    assert validate.gave_up(regret).tolist() == [False, True, False, False, True]
+    assert exploration.gave_up(regret).tolist() == [False, True, False, False, True]
 
 
 # The command
@@ -385,7 +391,8 @@ def test_giving_up_is_to_lose_always_the_same():
 @pytest.fixture
 def two_families(monkeypatch):
     few = {name: FAMILIES[name] for name in ("bandits", "layers")}
-    monkeypatch.setattr(validate, "FAMILIES", few)
+    for module in (validate, exploration):
+        monkeypatch.setattr(module, "FAMILIES", few)
     monkeypatch.setattr(validate, "SIZES", (16, 128))
 
 

@@ -1,0 +1,106 @@
+"""How far a policy is from the Bayes reference, on processes of a conjugate prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pretraining.benchmark.bayes import (
+    bayes_reference,
+    mean_value,
+    posterior_samples,
+)
+from pretraining.bootstrap import interval, resample
+from pretraining.controls import certainty_equivalence, greedy
+from pretraining.prior import Process, log_uniform
+from pretraining.simulate import to_statistics, walk, with_rewards
+from pretraining.targets import ProcessBatch, solve, uniform
+from tabrl._features import StatisticsBatch
+from tabrl._planning import evaluate_actions, policy_iteration
+
+_SEED = (2**32 - 1, 2**16)  # that of validation, beyond the number of any family
+_GROUP = 8
+_N_POSTERIOR = 1000  # draws by which policies are scored
+
+
+def bayes_comparison(
+    policy_of: Callable[[StatisticsBatch], Tensor], n_per_size: int
+) -> dict[str, Any]:
+    """Compare with the Bayes reference, which knows the prior of these processes.
+
+    Rows from Dirichlet(1), 2 to 5 states, 2 or 3 actions, known rewards: each pair is
+    seen once, and then 8 to 64 more transitions of the uniform policy. What a policy
+    loses from the start, a step, is a mean over draws from the posterior, other than
+    those that the reference is optimised on: given the data, the true process is one
+    more draw. The excess is its sum over that of the reference, less one.
+    """
+    lost: dict[str, list[float]] = {}
+    for size in (8, 16, 32, 64):
+        for i in range(n_per_size // _GROUP):
+            rng = np.random.default_rng((*_SEED, size, i))
+            S, A = int(rng.integers(2, 6)), int(rng.integers(2, 4))
+            batch = _conjugate_processes(rng, S, A)
+            more = walk(
+                rng, batch, np.full((_GROUP, S, A), 1 / A), np.full(_GROUP, size)
+            )
+            counts = rng.multinomial(1, batch.P.numpy()) + more
+            R = batch.R.numpy()
+            declared = np.stack([R.min((1, 2, 3)), R.max((1, 2, 3))], -1)
+            statistics = to_statistics(
+                batch,
+                with_rewards(rng, batch, counts),
+                np.zeros(_GROUP, bool),
+                declared,
+            )
+            policy = policy_of(statistics)
+            policies = {
+                "sampled": policy,
+                "greedy": greedy(policy),
+                "ce_random_ties": greedy(certainty_equivalence(statistics)),
+                "uniform": uniform(batch.allowed).double(),
+            }
+            for b in range(_GROUP):
+                reward, start = batch.reward[b].numpy(), batch.start[b].numpy()
+                terminal, gamma = batch.terminal[b].numpy(), float(batch.gamma[b])
+                tried = {name: pi[b].numpy() for name, pi in policies.items()}
+                tried["reference"] = bayes_reference(
+                    counts[b], reward, 1.0, gamma, start, terminal, rng
+                )
+                P = posterior_samples(counts[b], 1.0, rng, _N_POSTERIOR)
+                best = optimal_value(P, reward, gamma, start)
+                for name, pi in tried.items():
+                    value, _ = mean_value(P, reward, gamma, start, pi)
+                    lost.setdefault(name, []).append((1 - gamma) * (best - value))
+    scores = {name: np.array(values) for name, values in lost.items()}
+    means = resample(np.random.default_rng(0), scores)
+    report: dict[str, Any] = {"n_processes": len(scores["reference"])}
+    for name in ("sampled", "greedy", "ce_random_ties", "reference"):
+        report[name] = interval(means[name] / means["uniform"])
+        report[f"excess_{name}"] = interval(means[name] / means["reference"] - 1)
+    return report
+
+
+def optimal_value(P: NDArray, reward: NDArray, gamma: float, start: NDArray) -> float:
+    """Return the mean over processes P (n, S, A, S) of the optimal value."""
+    transitions = torch.from_numpy(P)
+    rewards = torch.from_numpy(reward).expand(P.shape[:3])
+    discount = torch.full((len(P),), gamma, dtype=torch.float64)
+    action = policy_iteration(transitions, rewards, discount)
+    v = evaluate_actions(transitions, rewards, discount, action)
+    return float((v.numpy() @ start).mean())
+
+
+def _conjugate_processes(rng: np.random.Generator, S: int, A: int) -> ProcessBatch:
+    processes = []
+    for _ in range(_GROUP):
+        P = rng.dirichlet(np.ones(S), (S, A))
+        R = np.repeat(rng.normal(size=(S, A, 1)), S, -1)
+        start = np.eye(S)[rng.integers(S)]
+        processes.append(Process(P, R, np.zeros(S, bool), start, 0.0))
+    gamma = np.array([1 - log_uniform(rng, 0.005, 0.2) for _ in processes])
+    return solve(processes, gamma)
