@@ -16,21 +16,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from pretraining.export import averaged_network
-from pretraining.loss import greedy, loss_of_states
+from pretraining.loss import loss_of_states
 from pretraining.prior import FAMILIES, log_uniform
-from pretraining.simulate import Log, draw, reward_ranges, to_statistics, with_rewards
+from pretraining.simulate import (
+    Log,
+    draw,
+    exploring_policy,
+    reward_ranges,
+    to_statistics,
+    with_rewards,
+)
 from pretraining.targets import ProcessBatch, draw_processes
-from tabrl._features import build_features
 from tabrl._network import Network
 from tabrl._online import ENOUGH
-from tabrl._planning import plan_reward
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
@@ -65,13 +69,9 @@ def online_regret(
     declared = reward_ranges(batch)
 
     def plan(log: Log) -> Tensor:
-        statistics = to_statistics(batch, log, everything, declared)
-        with torch.inference_mode():
-            features = build_features(statistics)
-            _, posterior = network(features)
-            reward = network.optimistic_reward(posterior, features)
-            q = plan_reward(posterior, features, reward[None])[0]
-            return greedy(q.masked_fill(~batch.allowed, -torch.inf)).double()
+        return exploring_policy(
+            network, to_statistics(batch, log, everything, declared)
+        )
 
     regrets = []
     for _ in range(n_episodes):

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from pretraining.loss import greedy
 from pretraining.prior import log_uniform
 from pretraining.targets import ProcessBatch, uniform
-from tabrl._features import StatisticsBatch
+from tabrl._features import StatisticsBatch, build_features
+from tabrl._network import Network
+from tabrl._planning import plan_reward
 
 _WALKED = 3000
 _EPISODE = 100
@@ -59,6 +63,16 @@ def explore(
 ) -> Log:
     """Walk the policies ``pi`` (B, S, A) for ``size`` (B,) transitions each."""
     return with_rewards(rng, batch, walk(rng, batch, pi, size))
+
+
+def exploring_policy(network: Network, statistics: StatisticsBatch) -> Tensor:
+    """Return the plan (B, S, A) of an agent that explores, ties in equal shares."""
+    with torch.no_grad():
+        features = build_features(statistics)
+        _, posterior = network(features)
+        reward = network.optimistic_reward(posterior, features)
+        q = plan_reward(posterior, features, reward[None])[0]
+        return greedy(q.masked_fill(~statistics.allowed, -torch.inf)).double()
 
 
 def with_rewards(rng: np.random.Generator, batch: ProcessBatch, counts: NDArray) -> Log:
@@ -215,7 +229,9 @@ def to_statistics(
     """Return what an agent knows of each data set, in float32.
 
     ``only_active`` (B,): the agent knows only states with data (an offline log);
-    otherwise all S states, terminal ones included, are known to exist.
+    otherwise all S states are known to exist, and that there are no others. A terminal
+    state counts as one that was never reached until an episode ended there, and as none
+    after that; beside a single other state, as in a bandit, it never counts.
     ``reward_range`` (B, 2) is NaN where undeclared.
     """
     _, S, A, _ = log.counts.shape
@@ -226,7 +242,9 @@ def to_statistics(
     index = np.flatnonzero(continuing)
     pair, following = np.divmod(index, S)
     active = (n.sum(-1) > 0) | (continuing.sum((1, 2)) > 0)
-    known = active | ~only_active[:, None]
+    entered = log.counts.sum((1, 2)) > 0
+    shown = ~terminal | (~entered & ((~terminal).sum(-1, keepdims=True) > 1))
+    known = active | ~only_active[:, None] & shown
 
     def tensor(values: NDArray) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values)).to(torch.float32)
@@ -240,6 +258,7 @@ def to_statistics(
         edge_next=torch.from_numpy(pair // (S * A) * S + following),
         edge_count=tensor(continuing.ravel()[index]),
         known=torch.from_numpy(known),
+        complete=torch.from_numpy(~only_active),
         allowed=batch.allowed,
         gamma=batch.gamma.to(torch.float32),
         reward_range=tensor(reward_range),

@@ -33,12 +33,13 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from pretraining.loss import compute_losses, greedy
+from pretraining.loss import compute_losses
 from pretraining.prior import FAMILIES, log_uniform
 from pretraining.simulate import (
     Log,
     draw_reward_ranges,
     explore,
+    exploring_policy,
     simulate,
     to_statistics,
 )
@@ -115,7 +116,7 @@ class Groups(Dataset):
         if rng.random() < _ONE_STATE:
             n_states = 1
         one_pull = n_states == 1 and rng.random() < 0.5
-        if one_pull:  # the second state is terminal, and not known to exist
+        if one_pull:  # the second state is terminal
             n_states, families = 2, ("bandits",)
         n_actions = round(log_uniform(rng, 2, config.max_actions))
         n = int(np.clip(config.pairs_per_group // (n_states * n_actions), 2, 256))
@@ -126,7 +127,7 @@ class Groups(Dataset):
         return Group(
             batch=batch,
             log=simulate(rng, batch, size),
-            only_active=(rng.random(n) < (0.2 if explores else 0.6)) | one_pull,
+            only_active=rng.random(n) < (0.2 if explores else 0.6),
             reward_range=draw_reward_ranges(rng, batch),
             n_rounds=int(rng.integers(2, 4)) if explores else 1,
             seed=(config.seed, index, 1),
@@ -138,7 +139,7 @@ def train_on_group(
 ) -> dict[str, float]:
     """Accumulate the gradient of one group, over its rounds of exploration.
 
-    After each round but the last, the model's own high plan walks every process
+    After each round but the last, the model explores every process as an agent does,
     and the data set grows by what it saw.
     """
     batch = group.batch.to(device, torch.float32)
@@ -157,8 +158,7 @@ def train_on_group(
             name = f"coverage_{head}"
             sums[name] = sums.get(name, 0.0) + share.item() / group.n_rounds
         if i + 1 < group.n_rounds:
-            high = losses.q_high.masked_fill(~batch.allowed, -math.inf)
-            pi = greedy(high).double().cpu().numpy()
+            pi = exploring_policy(network, statistics.to(device)).cpu().numpy()
             size = np.exp(rng.uniform(1, 7, len(pi))).astype(np.int64)
             group.log = group.log + explore(rng, group.batch, pi, size)
     return sums

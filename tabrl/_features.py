@@ -37,6 +37,8 @@ class StatisticsBatch:
         How often it was observed.
     known : bool Tensor of shape (B, S)
         States the agent knows to exist; the rest is padding.
+    complete : bool Tensor of shape (B,)
+        Whether no others exist, but for those that end episodes.
     allowed : bool Tensor of shape (B, S, A)
         Actions that each state has, at least one.
     gamma : Tensor of shape (B,)
@@ -52,6 +54,7 @@ class StatisticsBatch:
     edge_next: Tensor
     edge_count: Tensor
     known: Tensor
+    complete: Tensor
     allowed: Tensor
     gamma: Tensor
     reward_range: Tensor
@@ -63,10 +66,12 @@ class StatisticsBatch:
         gamma: float,
         reward_range: tuple[float, float] | None = None,
         allowed: np.ndarray | None = None,
+        complete: bool = False,
     ) -> StatisticsBatch:
         """Return the batch of one data set, in float64 on the CPU.
 
         ``allowed`` (S, A) flags the actions of each state; None allows all.
+        ``complete`` says that there are no states besides those of the statistics.
         """
         shape = (statistics.n_states, statistics.n_actions)
         if allowed is None:
@@ -88,6 +93,7 @@ class StatisticsBatch:
             edge_next=torch.from_numpy(statistics.edge_next),
             edge_count=torch.from_numpy(np.asarray(statistics.edge_count, float)),
             known=torch.ones(1, shape[0], dtype=torch.bool),
+            complete=torch.tensor([complete]),
             allowed=torch.from_numpy(allowed[None]),
             gamma=torch.tensor([gamma], dtype=torch.float64),
             reward_range=torch.tensor([declared], dtype=torch.float64),
@@ -130,6 +136,8 @@ class Features:
     varied : Tensor of shape (B,)
         Share of the pairs tried twice or more that led to more than one state, or
         there and to an end; 1 where there is no such pair.
+    hidden : bool Tensor of shape (B,)
+        Whether there may be states that were never reached.
     """
 
     pair: Tensor
@@ -149,6 +157,7 @@ class Features:
     scale: Tensor
     span: Tensor
     varied: Tensor
+    hidden: Tensor
 
     def to(self, device: torch.device | str) -> Features:
         """Return the same features on another device."""
@@ -301,4 +310,5 @@ def build_features(batch: StatisticsBatch) -> Features:
         scale=scale,
         span=torch.where(declared, (high - low) / scale, seen),
         varied=1 - constant,
+        hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
     )

@@ -217,7 +217,7 @@ class Network(nn.Module):
     def __init__(
         self,
         config: NetworkConfig,
-        optimism: tuple[float, float, float] = (1.0, 0.0, 0.0),
+        optimism: tuple[float, float, float] = (1.0, 0.1, 0.1),
     ) -> None:
         super().__init__()
         self.config = config
@@ -325,9 +325,11 @@ class Network(nn.Module):
         is the mean number of visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012),
         the quantile to hope for rises with time. A pair without a visit may give
         ``untried`` / (1 - gamma) times the span of the rewards besides, so that none
-        that can be reached stays untried for good. After n visits that is divided by
-        n^3 and multiplied by the share of the pairs that turned out to lead to more
-        than one state: where a first try may have been bad luck, it is repeated.
+        that can be reached stays untried for good. Where a first try may have been bad
+        luck, it is repeated: after n visits the same is multiplied by the share of the
+        pairs that turned out to lead to more than one state, and divided by n^3 as long
+        as there may be states that were never reached, which bad luck may hide. After
+        that the high head alone repeats what is uncertain, all but for 0.3 / n^4.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed
@@ -335,7 +337,9 @@ class Network(nn.Module):
         base, growth, untried = self.optimism
         level = base + growth * torch.log1p(visits)
         bonus = untried * features.span / (1 - features.gamma)
-        again = features.varied[:, None, None] / features.n.clamp(min=1) ** 3
+        n = features.n.clamp(min=1)
+        again = torch.where(features.hidden[:, None, None], n**-3, 0.3 * n**-4)
+        again = features.varied[:, None, None] * again
         hope = bonus[:, None, None] * torch.where(features.n > 0, again, 1.0)
         lower = (_HIGH_FLOOR - _EXPLORING_FLOOR) * torch.rsqrt(features.n + 1)
         return middle + level[:, None, None] * (high - middle - lower) + hope

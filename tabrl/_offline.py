@@ -446,9 +446,12 @@ def _infer(
     reward_range: tuple[float, float] | None,
     device: torch.device,
     allowed: NDArray[np.bool_] | None = None,
+    complete: bool = False,
 ) -> tuple[Features, Tokens, Posterior]:
     """Return what the network reads and what it makes of it."""
-    batch = StatisticsBatch.from_statistics(statistics, gamma, reward_range, allowed)
+    batch = StatisticsBatch.from_statistics(
+        statistics, gamma, reward_range, allowed, complete
+    )
     with torch.inference_mode():
         features = build_features(batch).to(device)
         return features, *network(features)
@@ -461,6 +464,7 @@ def _solve(
     reward_range: tuple[float, float] | None,
     device: torch.device,
     allowed: NDArray[np.bool_] | None = None,
+    complete: bool = False,
 ) -> tuple[NDArray, NDArray]:
     """Return action values (3, S, A) in reward units and log policy (S, A).
 
@@ -468,7 +472,7 @@ def _solve(
     best allowed action if they are worth more.
     """
     features, tokens, posterior = _infer(
-        network, statistics, gamma, reward_range, device, allowed
+        network, statistics, gamma, reward_range, device, allowed, complete
     )
     with torch.inference_mode():
         process = SparseProcess(posterior, features)

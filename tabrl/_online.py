@@ -664,7 +664,13 @@ class OnlineAgent:
             network = load_network(self.checkpoint, device)
             with torch.inference_mode():
                 features, _, posterior = _infer(
-                    network, statistics, self.gamma, self.reward_range, device, allowed
+                    network,
+                    statistics,
+                    self.gamma,
+                    self.reward_range,
+                    device,
+                    allowed,
+                    self._states.complete,
                 )
                 middle = posterior.reward[1, 0].cpu().numpy()
                 high = network.optimistic_reward(posterior, features)[0].cpu().numpy()
@@ -685,7 +691,13 @@ class OnlineAgent:
                 device = check_device(self.device)
                 network = load_network(self.checkpoint, device)
                 values[:, codes], log_policy[codes] = _solve(
-                    network, statistics, self.gamma, self.reward_range, device, allowed
+                    network,
+                    statistics,
+                    self.gamma,
+                    self.reward_range,
+                    device,
+                    allowed,
+                    self._states.complete,
                 )
             # Nothing is decided in states that were only ever entered by terminating.
             active = self.statistics_.active_states
@@ -697,14 +709,11 @@ class OnlineAgent:
     def _data(self) -> tuple[NDArray[np.int64], Statistics, NDArray[np.bool_] | None]:
         """Return the states that the network is told of, their data and masks.
 
-        Where the states are given these are all; else those where something was or
-        will be decided.
+        These are all but the known ends, where nothing will be decided.
         """
-        statistics = self.statistics_
-        codes = np.arange(len(self._states))
-        if not self._states.complete:
-            unseen = [code not in self._tally.seen for code in codes.tolist()]
-            codes = np.flatnonzero(statistics.active_states | np.array(unseen, bool))
+        statistics, seen = self.statistics_, self._tally.seen
+        unseen = [code not in seen for code in range(len(self._states))]
+        codes = np.flatnonzero(statistics.active_states | np.array(unseen, bool))
         allowed = None
         if self._masks:
             allowed = np.array([self._mask(code) for code in codes.tolist()])

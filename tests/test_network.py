@@ -39,6 +39,7 @@ def statistics_batch(
         edge_next=b * n_states + following,
         edge_count=counts[b, s, a, following],
         known=known,
+        complete=torch.zeros(n_sets, dtype=torch.bool),
         allowed=torch.ones(counts.shape[:3], dtype=torch.bool),
         gamma=tensor(np.broadcast_to(gamma, n_sets)),
         reward_range=tensor(np.broadcast_to(reward_range, (n_sets, 2))),
@@ -407,7 +408,6 @@ def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     network = Network(NetworkConfig(), optimism=(0.5, 0.2, 0.1)).double()
     _, posterior = network(features)
     _, middle, high = posterior.reward
-    found = network.optimistic_reward(posterior, features)
     visits = data.n.mean((1, 2))
     level = 0.5 + 0.2 * visits.log1p()
     # The head has a floor of 0.05 / sqrt(n + 1), exploring one of 0.01.
@@ -421,12 +421,33 @@ def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     repeated = data.n >= 2
     varied = (repeated & (n_next > 1)).sum((1, 2)) / repeated.sum((1, 2))
     assert ((varied > 0) & (varied < 1)).all()
-    share = torch.where(data.n > 0, varied[:, None, None] / data.n**3, 1.0)
-    expected += share * hope[:, None, None]
-    torch.testing.assert_close(found, expected)
+    # There may be states beyond those of an incomplete set, and within a complete one
+    # while some were never reached.
+    reached = torch.as_tensor(draw_arrays(0)["counts"]).sum((1, 2)) > 0
+    assert ((data.n.sum(-1) > 0) | reached).all()
+    for complete, again in ((False, data.n**-3), (True, 0.3 * data.n**-4)):
+        features = build_features(replace(data, complete=torch.tensor([complete] * 3)))
+        found = network.optimistic_reward(posterior, features)
+        share = torch.where(data.n > 0, varied[:, None, None] * again, 1.0)
+        torch.testing.assert_close(found, expected + share * hope[:, None, None])
     declared = replace(data, reward_range=torch.tensor([[-1.0, 3.0]] * len(data.gamma)))
     span = build_features(declared).span
     torch.testing.assert_close(span, torch.full_like(span, 4 / 3))
+
+
+def test_a_state_is_hidden_until_it_is_reached():
+    zeros = np.zeros((3, 2, 1))
+    counts = np.zeros((3, 2, 1, 2))
+    counts[0, 0, 0, 0] = 2  # the second state is never reached,
+    counts[1, 0, 0, 1] = 1  # or only arrived at,
+    ended = zeros.copy()
+    ended[2] = 1  # or left without having been arrived at.
+    data = statistics_batch(counts, ended, zeros, zeros, 0.9)
+    hidden = [build_features(data).hidden.tolist()]
+    for complete in ([True] * 3, [True, False, True]):
+        data = replace(data, complete=torch.tensor(complete))
+        hidden.append(build_features(data).hidden.tolist())
+    assert hidden == [[True] * 3, [True, False, False], [True, True, False]]
 
 
 def test_rewards_at_the_ends_of_the_declared_range_are_noticed():

@@ -32,7 +32,14 @@ def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
         name: empty
         for name in (
             *("pair", "state", "data", "reward", "terminated", "scale"),
-            *("span", "varied", "edge_prob", "edge_sibling", "edge_predecessor"),
+            *(
+                "span",
+                "varied",
+                "hidden",
+                "edge_prob",
+                "edge_sibling",
+                "edge_predecessor",
+            ),
         )
     }
     fields |= {

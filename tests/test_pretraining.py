@@ -25,11 +25,13 @@ from pretraining.loss import (
 )
 from pretraining.prior import FAMILIES, Process
 from pretraining.simulate import (
+    Log,
     _independent_counts,
     _occupancy_counts,
     behaviour_policies,
     draw_reward_ranges,
     explore,
+    exploring_policy,
     simulate,
     to_statistics,
     walk,
@@ -88,13 +90,13 @@ def small_network(seed=0) -> Network:
 
 
 def assert_follows(batch, counts):
-    """Check frequencies within five standard deviations, and nothing from ends."""
+    """Check frequencies within five standard deviations and one, none from ends."""
     P, alive = batch.P.numpy(), ~batch.terminal.numpy()
     n = counts.sum(-1)
     assert not n[~alive].any()
     expected = n[..., None] * P
     spread = np.sqrt(n[..., None] * P * (1 - P))
-    assert (np.abs(counts - expected) <= 5 * spread + 1e-9).all()
+    assert (np.abs(counts - expected) <= 5 * spread + (P > 0)).all()
     assert not counts[P == 0].any()
 
 
@@ -241,14 +243,47 @@ def test_training_and_inference_make_the_same_features(family):
     gamma = float(batch.gamma)
     training = to_statistics(batch, log, np.array([False]), UNDECLARED)
     inference = StatisticsBatch.from_statistics(
-        statistics_of(batch, log), gamma, allowed=batch.allowed[0].numpy()
+        statistics_of(batch, log),
+        gamma,
+        allowed=batch.allowed[0].numpy(),
+        complete=True,
     )
+    terminal = batch.terminal[0].numpy()
+    ended = terminal & log.counts[0].any((0, 1))
+    np.testing.assert_array_equal(training.known[0], ~ended)
+    inference = replace(inference, known=training.known)
     for field in fields(StatisticsBatch):
         left, right = getattr(training, field.name), getattr(inference, field.name)
         assert left.shape == right.shape, field.name
         torch.testing.assert_close(
             left.double(), right.double(), rtol=1e-5, atol=1e-5, equal_nan=True
         )
+
+
+def test_nobody_knows_of_the_end_of_a_bandit_before_the_first_pull():
+    batch = draw_processes(np.random.default_rng(0), 200, 2, 3, ["bandits"])
+    ends = batch.terminal[:, 1]
+    assert 0 < ends.sum() < 200
+    shape = batch.P.shape
+    log = Log(np.zeros(shape), np.zeros(shape[:3]), np.zeros(shape[:3]))
+    known = to_statistics(
+        batch, log, np.zeros(200, bool), np.repeat(UNDECLARED, 200, 0)
+    ).known
+    assert known[:, 0].all()
+    torch.testing.assert_close(known[:, 1], ~ends)
+
+
+def test_contexts_are_explored_as_by_an_agent():
+    """Two arms, one tried: an agent that hopes tries the other."""
+    P, R = np.ones((1, 2, 1)), np.array([[[1.0], [0.0]]])
+    batch = solve([Process(P, R, np.array([False]), np.ones(1), 0.0)], np.array([0.99]))
+    counts = np.array([[[[5.0], [0.0]]]])
+    log = Log(counts, 1.0 * counts.sum(-1), 1.0 * counts.sum(-1))
+    data = to_statistics(batch, log, np.array([False]), np.array([[0.0, 1.0]]))
+    network = Network(NetworkConfig(width=8, n_layers=1, n_heads=2))
+    assert exploring_policy(network, data).tolist() == [[[0, 1]]]
+    network.optimism = (0.0, 0.0, 0.0)
+    assert exploring_policy(network, data).tolist() == [[[1, 0]]]
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

@@ -219,7 +219,9 @@ def test_the_learner_reads_what_the_transitions_say():
     statistics = Statistics.from_codes(
         *(log[name] for name in names[:-1]), env.n_states, env.n_actions
     )
-    batch = StatisticsBatch.from_statistics(statistics, env.gamma, (-1.0, 1.0))
+    batch = StatisticsBatch.from_statistics(
+        statistics, env.gamma, (-1.0, 1.0), complete=True
+    )
     expected = random_model()(build_features(batch))[0].exp().numpy()
     np.testing.assert_allclose(learner.policy(), expected, atol=1e-12)
     assert learner.exploit().argmax(1).tolist() == expected.argmax(1).tolist()

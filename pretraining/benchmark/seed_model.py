@@ -403,6 +403,7 @@ class SeedLearner(ValueIteration):
             edge_next=torch.from_numpy(successor),
             edge_count=torch.from_numpy(count),
             known=torch.ones(1, len(self.n), dtype=torch.bool),
+            complete=torch.tensor([True]),
             allowed=torch.ones(1, *self.n.shape, dtype=torch.bool),
             gamma=tensor(self.gamma),
             reward_range=tensor(self.reward_range),
