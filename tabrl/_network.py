@@ -326,20 +326,20 @@ class Network(nn.Module):
         the quantile to hope for rises with time. A pair without a visit may give
         ``untried`` / (1 - gamma) times the span of the rewards besides, so that none
         that can be reached stays untried for good. Where a first try may have been bad
-        luck, it is repeated: after n visits the same is multiplied by the share of the
-        pairs that turned out to lead to more than one state, and divided by n^3 as long
-        as there may be states that were never reached, which bad luck may hide. After
-        that the high head alone repeats what is uncertain, all but for 0.3 / n^4.
+        luck, it is repeated: after n visits the same is divided by n^3 and multiplied
+        by the share of the pairs that turned out to lead to more than one state, and by
+        1 + log(1 + m) as long as there may be states that were never reached, for those
+        bad luck may hide for good; by 0.3 after that.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed
         visits = features.n.sum((1, 2)) / asked.sum((1, 2)).clamp(min=1)
         base, growth, untried = self.optimism
-        level = base + growth * torch.log1p(visits)
+        time = torch.log1p(visits)
+        level = base + growth * time
         bonus = untried * features.span / (1 - features.gamma)
-        n = features.n.clamp(min=1)
-        again = torch.where(features.hidden[:, None, None], n**-3, 0.3 * n**-4)
-        again = features.varied[:, None, None] * again
+        again = features.varied * torch.where(features.hidden, 1 + time, 0.3)
+        again = again[:, None, None] / features.n.clamp(min=1) ** 3
         hope = bonus[:, None, None] * torch.where(features.n > 0, again, 1.0)
         lower = (_HIGH_FLOOR - _EXPLORING_FLOOR) * torch.rsqrt(features.n + 1)
         return middle + level[:, None, None] * (high - middle - lower) + hope

@@ -425,10 +425,11 @@ def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     # while some were never reached.
     reached = torch.as_tensor(draw_arrays(0)["counts"]).sum((1, 2)) > 0
     assert ((data.n.sum(-1) > 0) | reached).all()
-    for complete, again in ((False, data.n**-3), (True, 0.3 * data.n**-4)):
+    time = visits.log1p()[:, None, None]
+    for complete, again in ((False, 1 + time), (True, 0.3)):
         features = build_features(replace(data, complete=torch.tensor([complete] * 3)))
         found = network.optimistic_reward(posterior, features)
-        share = torch.where(data.n > 0, varied[:, None, None] * again, 1.0)
+        share = torch.where(data.n > 0, varied[:, None, None] * again / data.n**3, 1.0)
         torch.testing.assert_close(found, expected + share * hope[:, None, None])
     declared = replace(data, reward_range=torch.tensor([[-1.0, 3.0]] * len(data.gamma)))
     span = build_features(declared).span
