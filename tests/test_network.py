@@ -409,18 +409,18 @@ def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     _, posterior = network(features)
     _, middle, high = posterior.reward
     visits = data.n.mean((1, 2))
-    level = 0.5 + 0.2 * visits.log1p()
+    counts = torch.as_tensor(draw_arrays(0)["counts"])
+    n_next = (counts > 0).sum(-1) + (data.n_terminated > 0)
+    repeated = data.n >= 2
+    varied = (repeated & (n_next > 1)).sum((1, 2)) / repeated.sum((1, 2))
+    assert ((varied > 0) & (varied < 1)).all()
+    level = 0.5 + 0.2 * (1 + 6 * varied) * visits.log1p()
     # The head has a floor of 0.05 / sqrt(n + 1), exploring one of 0.01.
     hoped = high - middle - 0.04 / (data.n + 1).sqrt()
     expected = middle + level[:, None, None] * hoped
     means = data.reward_sum / data.n.clamp(min=1e-12) / features.scale[:, None, None]
     seen = means.amax((1, 2)).clamp(min=0) - means.amin((1, 2)).clamp(max=0)
     hope = 0.1 * seen / (1 - data.gamma)
-    counts = torch.as_tensor(draw_arrays(0)["counts"])
-    n_next = (counts > 0).sum(-1) + (data.n_terminated > 0)
-    repeated = data.n >= 2
-    varied = (repeated & (n_next > 1)).sum((1, 2)) / repeated.sum((1, 2))
-    assert ((varied > 0) & (varied < 1)).all()
     # There may be states beyond those of an incomplete set, and within a complete one
     # while some were never reached.
     reached = torch.as_tensor(draw_arrays(0)["counts"]).sum((1, 2)) > 0
