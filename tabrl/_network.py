@@ -322,15 +322,17 @@ class Network(nn.Module):
         The middle head's plus level times what the high head adds to it (with a lower
         floor, as what is too high for one step is so for every step of a plan), where
         level = base + growth (1 + 6 V) log(1 + m), (base, growth, untried) =
-        ``optimism``, V is the share of the pairs that turned out to lead to more than one
-        state (in a deterministic process nothing is learnt by repeating), and m
-        is the mean number of visits of a pair: as in Bayes-UCB (Kaufmann et al., 2012),
-        the quantile to hope for rises with time. A pair without a visit may give
-        ``untried`` / (1 - gamma) times the span of the rewards besides, so that none
-        that can be reached stays untried for good. Where a first try may have been bad
-        luck, it is repeated: after n visits the same is divided by n^3 and multiplied
-        by V, and by 1 + log(1 + m) as long as there may be states that were never
-        reached, for those bad luck may hide for good; by 0.3 after that.
+        ``optimism``, m is the mean number of visits of a pair, and V the share of the
+        pairs that turned out to lead to more than one state. As in Bayes-UCB (Kaufmann
+        et al., 2012), the quantile to hope for rises with time, and faster where
+        repeating teaches something.
+
+        A pair without a visit may give ``untried`` / (1 - gamma) times the span of the
+        rewards besides, so that none that can be reached stays untried for good. Where
+        a first try may have been bad luck, it is repeated: after n visits the same is
+        divided by n^3 and multiplied by V, and by 1 + log(1 + m) as long as there may
+        be states that were never reached, for those bad luck may hide for good; by 0.3
+        after that.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed
