@@ -658,25 +658,16 @@ class OnlineAgent:
         """Return the action values (S, A) of the high plan, in units of its scale."""
         check_optimism(self.optimism)
         scores = np.zeros((len(self._states), self._tally.n_actions))
-        codes, statistics, allowed = self._data()
+        codes, told = self._told()
         if len(codes):
-            device = check_device(self.device)
-            network = load_network(self.checkpoint, device)
+            network = told["network"]
             with torch.inference_mode():
-                features, _, posterior = _infer(
-                    network,
-                    statistics,
-                    self.gamma,
-                    self.reward_range,
-                    device,
-                    allowed,
-                    self._states.complete,
-                )
+                features, _, posterior = _infer(**told)
                 middle = posterior.reward[1, 0].cpu().numpy()
                 high = network.optimistic_reward(posterior, features)[0].cpu().numpy()
                 process = SparseProcess(posterior, features)
             r = middle + self.optimism * (high - middle)
-            scores[codes] = plan_sparse(process, r, allowed=allowed)
+            scores[codes] = plan_sparse(process, r, allowed=told["allowed"])
         return scores
 
     def _exploit(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -686,38 +677,35 @@ class OnlineAgent:
             size = (len(self._states), len(self._known_actions()))
             values = np.zeros((3, *size))
             log_policy = np.full(size, -math.log(size[1]))
-            codes, statistics, allowed = self._data()
+            codes, told = self._told()
             if len(codes):
-                device = check_device(self.device)
-                network = load_network(self.checkpoint, device)
-                values[:, codes], log_policy[codes] = _solve(
-                    network,
-                    statistics,
-                    self.gamma,
-                    self.reward_range,
-                    device,
-                    allowed,
-                    self._states.complete,
-                )
-            # Nothing is decided in states that were only ever entered by terminating.
-            active = self.statistics_.active_states
-            ends = [code for code in self._tally.seen if not active[code]]
-            values[:, ends], log_policy[ends] = 0.0, -math.log(size[1])
+                values[:, codes], log_policy[codes] = _solve(**told)
             self._exploited = (*key, values, log_policy)
         return self._exploited[2:]
 
-    def _data(self) -> tuple[NDArray[np.int64], Statistics, NDArray[np.bool_] | None]:
-        """Return the states that the network is told of, their data and masks.
+    def _told(self) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Return the states to ask about and what the network is told (for `_infer`).
 
         These are all but the known ends, where nothing will be decided.
         """
         statistics, seen = self.statistics_, self._tally.seen
         unseen = [code not in seen for code in range(len(self._states))]
         codes = np.flatnonzero(statistics.active_states | np.array(unseen, bool))
+        if not len(codes):
+            return codes, {}
+        device = check_device(self.device)
         allowed = None
         if self._masks:
             allowed = np.array([self._mask(code) for code in codes.tolist()])
-        return codes, statistics.compress(codes), allowed
+        return codes, {
+            "network": load_network(self.checkpoint, device),
+            "statistics": statistics.compress(codes),
+            "gamma": self.gamma,
+            "reward_range": self.reward_range,
+            "device": device,
+            "allowed": allowed,
+            "complete": self._states.complete,
+        }
 
     def _draw(self, code: int) -> int:
         """Draw an action of the present plan."""

@@ -423,7 +423,7 @@ def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     hope = 0.1 * seen / (1 - data.gamma)
     # There may be states beyond those of an incomplete set, and within a complete one
     # while some were never reached.
-    reached = torch.as_tensor(draw_arrays(0)["counts"]).sum((1, 2)) > 0
+    reached = counts.sum((1, 2)) > 0
     assert ((data.n.sum(-1) > 0) | reached).all()
     time = visits.log1p()[:, None, None]
     for complete, again in ((False, 1 + time), (True, 0.3)):

@@ -28,20 +28,9 @@ seeds = st.integers(0, 2**32 - 1)
 def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
     """Return features with all that planning reads; the rest is empty."""
     empty = torch.zeros(0, dtype=torch.float64)
-    fields = {
-        name: empty
-        for name in (
-            *("pair", "state", "data", "reward", "terminated", "scale"),
-            *(
-                "span",
-                "varied",
-                "hidden",
-                "edge_prob",
-                "edge_sibling",
-                "edge_predecessor",
-            ),
-        )
-    }
+    names = "pair state data reward terminated scale span varied hidden"
+    edges_of = "edge_prob edge_sibling edge_predecessor"
+    fields = {name: empty for name in f"{names} {edges_of}".split()}
     fields |= {
         "n": torch.zeros(n_sets, n_states, n_actions, dtype=torch.float64),
         "known": torch.ones(n_sets, n_states, dtype=torch.bool),
