@@ -133,9 +133,10 @@ class Features:
     gamma, scale : Tensor of shape (B,)
     span : Tensor of shape (B,)
         Largest less smallest reward, in units of the scale: declared, else seen.
-    varied : Tensor of shape (B,)
+    varied, noisy : Tensor of shape (B,)
         Share of the pairs tried twice or more that led to more than one state, or
-        there and to an end; 1 where there is no such pair.
+        there and to an end, and of those that had more than one outcome, be it state,
+        end or reward; 1 where no pair was tried twice.
     hidden : bool Tensor of shape (B,)
         Whether there may be states that were never reached.
     """
@@ -157,6 +158,7 @@ class Features:
     scale: Tensor
     span: Tensor
     varied: Tensor
+    noisy: Tensor
     hidden: Tensor
 
     def to(self, device: torch.device | str) -> Features:
@@ -265,6 +267,7 @@ def build_features(batch: StatisticsBatch) -> Features:
     mean_of_means = reward.sum((1, 2)) / n_visited
     spread = (reward**2).sum((1, 2)) / n_visited - mean_of_means**2
     noisy = (variance > 0) & repeated
+    certain = (repeated & (n_next == 1) & ~noisy).sum((1, 2))
     n_room = (batch.n * room).sum((1, 2))
     two_valued = (batch.n * variance * inside).sum((1, 2)) / n_room.clamp(min=1e-9)
     data = torch.stack(
@@ -310,5 +313,6 @@ def build_features(batch: StatisticsBatch) -> Features:
         scale=scale,
         span=torch.where(declared, (high - low) / scale, seen),
         varied=1 - constant,
+        noisy=1 - certain / n_repeated.clamp(min=1),
         hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
     )

@@ -327,23 +327,29 @@ class Network(nn.Module):
         et al., 2012), the quantile to hope for rises with time, and faster where
         repeating teaches something.
 
-        A pair without a visit may give ``untried`` / (1 - gamma) times the span of the
-        rewards besides, so that none that can be reached stays untried for good. Where
-        a first try may have been bad luck, it is repeated: after n visits the same is
-        divided by n^3 and multiplied by V, and by 1 + log(1 + m) as long as there may
-        be states that were never reached, for those bad luck may hide for good; by 0.3
-        after that.
+        A pair without a visit may give besides ``untried`` times the span of the
+        rewards over the effective horizon 1 / (1 - gamma (1 - t)), t the share of the
+        steps that terminated, so that none that can be reached stays untried for good.
+        Where a first try may have been bad luck it is repeated: after n visits the same
+        is divided by n^3 and multiplied by the share of the pairs that had more than
+        one outcome, and by 1 + log(1 + m) as long as there may be states that were
+        never reached, for those bad luck may hide for good; after that by 0.3, though
+        never for less than the reward of one step.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed
-        visits = features.n.sum((1, 2)) / asked.sum((1, 2)).clamp(min=1)
+        n_steps = features.n.sum((1, 2))
+        visits = n_steps / asked.sum((1, 2)).clamp(min=1)
         base, growth, untried = self.optimism
         time = torch.log1p(visits)
         level = base + growth * (1 + 6 * features.varied) * time
-        bonus = untried * features.span / (1 - features.gamma)
-        again = features.varied * torch.where(features.hidden, 1 + time, 0.3)
-        again = again[:, None, None] / features.n.clamp(min=1) ** 3
-        hope = bonus[:, None, None] * torch.where(features.n > 0, again, 1.0)
+        ends = (features.n * features.terminated).sum((1, 2)) / n_steps.clamp(min=1)
+        horizon = 1 / (1 - features.gamma * (1 - ends))
+        again = (0.3 * horizon).clamp(min=1)
+        again = torch.where(features.hidden, (1 + time) * horizon, again)
+        again = (features.noisy * again)[:, None, None] / features.n.clamp(min=1) ** 3
+        hope = torch.where(features.n > 0, again, horizon[:, None, None])
+        hope = untried * features.span[:, None, None] * hope
         lower = (_HIGH_FLOOR - _EXPLORING_FLOOR) * torch.rsqrt(features.n + 1)
         return middle + level[:, None, None] * (high - middle - lower) + hope
 

@@ -420,17 +420,25 @@ def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     expected = middle + level[:, None, None] * hoped
     means = data.reward_sum / data.n.clamp(min=1e-12) / features.scale[:, None, None]
     seen = means.amax((1, 2)).clamp(min=0) - means.amin((1, 2)).clamp(max=0)
-    hope = 0.1 * seen / (1 - data.gamma)
+    ended = data.n_terminated.sum((1, 2)) / data.n.sum((1, 2))
+    assert ((ended > 0) & (ended < 1)).all()
+    horizon = (1 / (1 - data.gamma * (1 - ended)))[:, None, None]
+    # Not only states and ends: the rewards of these pairs differ as well.
+    spread = data.n * data.reward_sq_sum > data.reward_sum**2 * (1 + 1e-6)
+    noisy = (repeated & ((n_next > 1) | spread)).sum((1, 2)) / repeated.sum((1, 2))
+    assert (noisy > varied).any()
+    retry = noisy[:, None, None] / data.n**3
     # There may be states beyond those of an incomplete set, and within a complete one
     # while some were never reached.
     reached = counts.sum((1, 2)) > 0
     assert ((data.n.sum(-1) > 0) | reached).all()
     time = visits.log1p()[:, None, None]
-    for complete, again in ((False, 1 + time), (True, 0.3)):
+    few = (0.3 * horizon).clamp(min=1)
+    for complete, again in ((False, (1 + time) * horizon), (True, few)):
         features = build_features(replace(data, complete=torch.tensor([complete] * 3)))
         found = network.optimistic_reward(posterior, features)
-        share = torch.where(data.n > 0, varied[:, None, None] * again / data.n**3, 1.0)
-        torch.testing.assert_close(found, expected + share * hope[:, None, None])
+        hope = 0.1 * torch.where(data.n > 0, again * retry, horizon)
+        torch.testing.assert_close(found, expected + seen[:, None, None] * hope)
     declared = replace(data, reward_range=torch.tensor([[-1.0, 3.0]] * len(data.gamma)))
     span = build_features(declared).span
     torch.testing.assert_close(span, torch.full_like(span, 4 / 3))
