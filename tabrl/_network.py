@@ -328,13 +328,14 @@ class Network(nn.Module):
         repeating teaches something.
 
         A pair without a visit may give besides ``untried`` times the span of the
-        rewards over the effective horizon 1 / (1 - gamma (1 - t)), t the share of the
-        steps that terminated, so that none that can be reached stays untried for good.
+        rewards over the horizon 1 / (1 - gamma (1 - N t)), so that none that can be
+        reached stays untried for good; N is the share of the pairs that had more than
+        one outcome, t that of the steps that terminated. (Where one try tells all,
+        hope is cheap, and that for the whole horizon finds what is far.)
         Where a first try may have been bad luck it is repeated: after n visits the same
-        is divided by n^3 and multiplied by the share of the pairs that had more than
-        one outcome, and by 1 + log(1 + m) as long as there may be states that were
-        never reached, for those bad luck may hide for good; after that by 0.3, though
-        never for less than the reward of one step.
+        is divided by n^3 and multiplied by N, and by 1 + log(1 + m) as long as there
+        may be states that were never reached, for those bad luck may hide for good;
+        after that by 0.3, though never for less than the reward of one step.
         """
         _, middle, high = posterior.reward
         asked = features.known[..., None] & features.allowed
@@ -344,7 +345,7 @@ class Network(nn.Module):
         time = torch.log1p(visits)
         level = base + growth * (1 + 6 * features.varied) * time
         ends = (features.n * features.terminated).sum((1, 2)) / n_steps.clamp(min=1)
-        horizon = 1 / (1 - features.gamma * (1 - ends))
+        horizon = 1 / (1 - features.gamma * (1 - features.noisy * ends))
         again = (0.3 * horizon).clamp(min=1)
         again = torch.where(features.hidden, (1 + time) * horizon, again)
         again = (features.noisy * again)[:, None, None] / features.n.clamp(min=1) ** 3

@@ -422,11 +422,11 @@ def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     seen = means.amax((1, 2)).clamp(min=0) - means.amin((1, 2)).clamp(max=0)
     ended = data.n_terminated.sum((1, 2)) / data.n.sum((1, 2))
     assert ((ended > 0) & (ended < 1)).all()
-    horizon = (1 / (1 - data.gamma * (1 - ended)))[:, None, None]
     # Not only states and ends: the rewards of these pairs differ as well.
     spread = data.n * data.reward_sq_sum > data.reward_sum**2 * (1 + 1e-6)
     noisy = (repeated & ((n_next > 1) | spread)).sum((1, 2)) / repeated.sum((1, 2))
     assert (noisy > varied).any()
+    horizon = (1 / (1 - data.gamma * (1 - noisy * ended)))[:, None, None]
     retry = noisy[:, None, None] / data.n**3
     # There may be states beyond those of an incomplete set, and within a complete one
     # while some were never reached.
