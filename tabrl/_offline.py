@@ -24,9 +24,8 @@ from tabrl._checks import (
     restored_device,
     some,
 )
-from tabrl._features import Features, StatisticsBatch, build_features
+from tabrl._inference import at_quantile, most_probable, solve
 from tabrl._labels import as_labels, encode, factorise
-from tabrl._network import QUANTILES, Network, Posterior, Tokens
 from tabrl._persistence import (
     pack_random_state,
     read,
@@ -35,12 +34,9 @@ from tabrl._persistence import (
     unpack_random_state,
     write,
 )
-from tabrl._planning import SparseProcess, plan_sparse
 from tabrl._statistics import Statistics
 from tabrl._transitions import Transitions, read_transitions
 
-# Actions whose log-probabilities differ by less are as good as each other.
-_TIE = 1e-5
 # The fitted arrays that a saved policy holds, besides the statistics.
 _TABLES = ("states_", "actions_", "_values", "_policy", "_greedy")
 
@@ -272,7 +268,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             level is out of range.
         """
         codes = self._codes(states)
-        return _at_quantile(self._values[:, codes], quantile)
+        return at_quantile(self._values[:, codes], quantile)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted policy to one file that holds no pickle.
@@ -406,14 +402,14 @@ class OfflinePolicyEstimator(BaseEstimator):
             active = np.append(active, statistics.n_states)
         values = np.zeros((3, *size))
         log_policy = np.full(size, -math.log(size[1]))
-        values[:, active], log_policy[active] = _solve(
+        values[:, active], log_policy[active] = solve(
             network, asked, gamma, reward_range, device
         )
         self.states_, self.actions_, self._infers = states, actions, infers
         self.statistics_ = statistics
         self.n_transitions_ = int(statistics.n.sum())
         self._values, self._policy = values, np.exp(log_policy)
-        self._greedy = _most_probable(log_policy, rng)
+        self._greedy = most_probable(log_policy, rng)
         return self
 
     def _codes(self, states: Any) -> NDArray[np.int64]:
@@ -437,89 +433,6 @@ class OfflinePolicyEstimator(BaseEstimator):
         tags.input_tags.string = True
         tags.no_validation = True
         return tags
-
-
-def _infer(
-    network: Network,
-    statistics: Statistics,
-    gamma: float,
-    reward_range: tuple[float, float] | None,
-    device: torch.device,
-    allowed: NDArray[np.bool_] | None = None,
-    complete: bool = False,
-) -> tuple[Features, Tokens, Posterior]:
-    """Return what the network reads and what it makes of it."""
-    batch = StatisticsBatch.from_statistics(
-        statistics, gamma, reward_range, allowed, complete
-    )
-    with torch.inference_mode():
-        features = build_features(batch).to(device)
-        return features, *network(features)
-
-
-def _solve(
-    network: Network,
-    statistics: Statistics,
-    gamma: float,
-    reward_range: tuple[float, float] | None,
-    device: torch.device,
-    allowed: NDArray[np.bool_] | None = None,
-    complete: bool = False,
-) -> tuple[NDArray, NDArray]:
-    """Return action values (3, S, A) in reward units and log policy (S, A).
-
-    Actions that are not ``allowed`` (S, A) have probability zero, and the value of the
-    best allowed action if they are worth more.
-    """
-    features, tokens, posterior = _infer(
-        network, statistics, gamma, reward_range, device, allowed, complete
-    )
-    with torch.inference_mode():
-        process = SparseProcess(posterior, features)
-        rewards = posterior.reward[:, 0].cpu().numpy()
-        middle = plan_sparse(process, rewards[1], allowed=allowed)
-        # The values of the other heads are near: they start from there.
-        guess = middle.max(1)
-        others = [plan_sparse(process, r, guess, allowed) for r in rewards[::2]]
-        q = np.stack([others[0], middle, others[1]])
-        if allowed is not None:
-            for plan, r in zip(q, rewards, strict=True):
-                best = plan.max(1)
-                forbidden = process.action_values(r, best)
-                plan[:] = np.where(allowed, plan, np.minimum(forbidden, best[:, None]))
-        planned = torch.from_numpy(q[:, None]).to(device)
-        decision = network.decide(tokens, features, planned)
-    log_policy = decision.policy[0].cpu().numpy()
-    if allowed is not None:
-        log_policy = np.where(allowed, log_policy, -np.inf)
-    values = q * float(features.scale)
-    # The heads are learned one by one; quantiles must be in order.
-    values[0] = np.minimum(values[0], values[1])
-    values[2] = np.maximum(values[2], values[1])
-    if reward_range is not None:
-        low, high = reward_range
-        values = values.clip(min(low, 0) / (1 - gamma), max(high, 0) / (1 - gamma))
-    return values, log_policy
-
-
-def _most_probable(
-    log_policy: NDArray, rng: np.random.RandomState | np.random.Generator
-) -> NDArray[np.int64]:
-    """Return the most probable action of each state, ties at random."""
-    best = log_policy >= log_policy.max(1, keepdims=True) - _TIE
-    # A random order of the actions in each state breaks the ties.
-    return (best * (1 + rng.uniform(size=best.shape))).argmax(1)
-
-
-def _at_quantile(values: NDArray, quantile: float | None) -> NDArray[np.float64]:
-    """Interpolate the values (3, ...) of the heads at a level; None is the middle."""
-    level = QUANTILES[1] if quantile is None else quantile
-    if not 0.1 <= level <= 0.9:
-        raise ValueError(f"quantile must lie in [0.1, 0.9]. Got {quantile!r}.")
-    upper = 1 if level <= QUANTILES[1] else 2
-    low, high = QUANTILES[upper - 1], QUANTILES[upper]
-    share = (level - low) / (high - low)
-    return (1 - share) * values[upper - 1] + share * values[upper]
 
 
 def _count(data: Transitions) -> Statistics:

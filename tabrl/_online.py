@@ -28,14 +28,14 @@ from tabrl._checks import (
     restored_device,
 )
 from tabrl._environments import interact, progress, read_spaces
-from tabrl._labels import as_labels, factorise
-from tabrl._offline import (
-    OfflinePolicyEstimator,
-    _at_quantile,
-    _infer,
-    _most_probable,
-    _solve,
+from tabrl._inference import (
+    at_quantile,
+    most_probable,
+    solve,
+    solve_optimistically,
 )
+from tabrl._labels import as_labels, factorise
+from tabrl._offline import OfflinePolicyEstimator
 from tabrl._persistence import (
     pack_random_state,
     read,
@@ -44,7 +44,6 @@ from tabrl._persistence import (
     unpack_random_state,
     write,
 )
-from tabrl._planning import SparseProcess, plan_sparse
 from tabrl._states import States
 from tabrl._statistics import Statistics
 from tabrl._tally import Tally
@@ -418,7 +417,7 @@ class OnlineAgent:
         log_policy = self._exploit()[1]
         # Not the agent's own generator: asking must not change what it does.
         rng = np.random.default_rng((self._seed, self.n_transitions_))
-        return self.actions_[_most_probable(log_policy, rng)[codes]]
+        return self.actions_[most_probable(log_policy, rng)[codes]]
 
     def predict_proba(self, states: Any) -> NDArray[np.float64]:
         """Return the exploiting policy, as `OfflinePolicyEstimator.predict_proba` does.
@@ -454,7 +453,7 @@ class OnlineAgent:
             Columns follow ``actions_``.
         """
         codes = self._states.encode(states)
-        return _at_quantile(self._exploit()[0][:, codes], quantile)
+        return at_quantile(self._exploit()[0][:, codes], quantile)
 
     def to_offline(self) -> OfflinePolicyEstimator:
         """Return the estimator of what was observed, fitted.
@@ -660,14 +659,7 @@ class OnlineAgent:
         scores = np.zeros((len(self._states), self._tally.n_actions))
         codes, told = self._told()
         if len(codes):
-            network = told["network"]
-            with torch.inference_mode():
-                features, _, posterior = _infer(**told)
-                middle = posterior.reward[1, 0].cpu().numpy()
-                high = network.optimistic_reward(posterior, features)[0].cpu().numpy()
-                process = SparseProcess(posterior, features)
-            r = middle + self.optimism * (high - middle)
-            scores[codes] = plan_sparse(process, r, allowed=told["allowed"])
+            scores[codes] = solve_optimistically(**told, optimism=self.optimism)
         return scores
 
     def _exploit(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -679,12 +671,12 @@ class OnlineAgent:
             log_policy = np.full(size, -math.log(size[1]))
             codes, told = self._told()
             if len(codes):
-                values[:, codes], log_policy[codes] = _solve(**told)
+                values[:, codes], log_policy[codes] = solve(**told)
             self._exploited = (*key, values, log_policy)
         return self._exploited[2:]
 
     def _told(self) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Return the states to ask about and what the network is told (for `_infer`).
+        """Return the states to ask about and what the network is told (for `solve`).
 
         These are all but the known ends, where nothing will be decided.
         """

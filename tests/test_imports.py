@@ -20,6 +20,7 @@ ORDER = (
     "_features",
     "_network",
     "_planning",
+    "_inference",
     "_checkpoint",
     "_persistence",
     "_environments",
@@ -41,6 +42,7 @@ THIRD_PARTY = {
     "_features": {"numpy", "scipy", "torch"},
     "_network": {"torch"},
     "_planning": {"numpy", "scipy", "torch"},
+    "_inference": {"numpy", "torch"},
 }
 
 

@@ -443,13 +443,13 @@ def test_a_masked_action_promises_nothing():
 def test_planning_with_everything_allowed_is_planning():
     from tabrl._checkpoint import load_network
     from tabrl._checks import check_device
-    from tabrl._offline import _infer
+    from tabrl._inference import infer
     from tabrl._planning import SparseProcess
 
     statistics = make_agent(6).learn(Corridor(6), n_episodes=3).statistics_
     device = check_device("cpu")
     network = load_network("auto", device)
-    features, _, posterior = _infer(network, statistics, 0.99, (0, 1), device)
+    features, _, posterior = infer(network, statistics, 0.99, (0, 1), device)
     process, r = SparseProcess(posterior, features), posterior.reward[2, 0].numpy()
     plan = plan_sparse(process, r)
     allowed = np.ones((6, 2), bool)
