@@ -678,7 +678,10 @@ class OnlineAgent:
     def _told(self) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Return the states to ask about and what the network is told (for `solve`).
 
-        These are all but the known ends, where nothing will be decided.
+        These are all but the known ends, where nothing will be decided. Where the
+        number of states is not known, they are taken for all that there are once each
+        was met more than once: the share of steps that lead to new states is about
+        that of the states met only once (Good 1953).
         """
         statistics, seen = self.statistics_, self._tally.seen
         unseen = [code not in seen for code in range(len(self._states))]
@@ -686,17 +689,17 @@ class OnlineAgent:
         if not len(codes):
             return codes, {}
         device = check_device(self.device)
-        allowed = None
+        statistics, allowed = statistics.compress(codes), None
         if self._masks:
             allowed = np.array([self._mask(code) for code in codes.tolist()])
         return codes, {
             "network": load_network(self.checkpoint, device),
-            "statistics": statistics.compress(codes),
+            "statistics": statistics,
             "gamma": self.gamma,
             "reward_range": self.reward_range,
             "device": device,
             "allowed": allowed,
-            "complete": self._states.complete,
+            "complete": self._states.complete or statistics.encounters.min() > 1,
         }
 
     def _draw(self, code: int) -> int:

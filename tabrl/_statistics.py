@@ -329,6 +329,13 @@ class Statistics:
         active[self.edge_next] = True
         return active
 
+    @property
+    def encounters(self) -> NDArray[np.float64]:
+        """How often each state was left, or entered if that is more, (S,)."""
+        left = _sum_by(self.pair_state, self.n, self.n_states)
+        entered = _sum_by(self.edge_next, self.edge_count, self.n_states)
+        return np.maximum(left, entered)
+
 
 def _assemble(n_states: int, n_actions: int, *parts: Statistics) -> Statistics:
     """Merge parts whose codes are right but whose pairs need sorting and summing."""

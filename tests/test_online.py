@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from tabrl import OfflinePolicyEstimator, OnlineAgent
+from tabrl._inference import solve_optimistically
 from tabrl._planning import plan_sparse
 from tabrl._statistics import Statistics
 
@@ -438,6 +439,23 @@ def test_a_masked_action_promises_nothing():
         values.append(agent.action_values([0]).max())
     assert values[0] == pytest.approx(0.9, rel=0.05)
     assert values[1] < 0.2
+
+
+def test_states_are_taken_for_all_once_none_was_met_only_once(monkeypatch):
+    told = []
+
+    def solve(*args, **data):
+        told.append(data["complete"])
+        return solve_optimistically(*args, **data)
+
+    monkeypatch.setattr("tabrl._online.solve_optimistically", solve)
+    for agent in (make_agent(None), make_agent(3)):
+        # The first two states are met once, then twice; at the end nothing is decided.
+        a, b, end = range(3) if agent._states.complete else "abe"
+        for step in ((a, 0, 0, b, False), (b, 0, 1, end, True), (a, 1, 0, b, False)):
+            agent.observe(*step)
+            agent._plan()
+    assert told == [False, False, True, True, True, True]
 
 
 def test_planning_with_everything_allowed_is_planning():

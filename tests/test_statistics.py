@@ -85,6 +85,8 @@ def test_sums_by_hand():
     assert statistics.edge_count.tolist() == [1, 2, 1]
     # State 3 was entered by terminating only, state 2 never.
     assert statistics.active_states.tolist() == [True, True, False, False, True]
+    # State 0 was left twice and entered twice, state 1 left four times, entered once.
+    assert statistics.encounters.tolist() == [2, 4, 0, 0, 1]
     assert_valid(statistics)
 
 
