@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,47 +11,30 @@ from numpy.typing import NDArray
 from tabrl._features import Features, StatisticsBatch, build_features
 from tabrl._network import QUANTILES, Network, Posterior, Tokens
 from tabrl._planning import SparseProcess, plan_sparse
-from tabrl._statistics import Statistics
 
 # Actions whose log-probabilities differ by less are as good as each other.
 _TIE = 1e-5
 
 
 def infer(
-    network: Network,
-    statistics: Statistics,
-    gamma: float,
-    reward_range: tuple[float, float] | None,
-    device: torch.device,
-    allowed: NDArray[np.bool_] | None = None,
-    complete: bool = False,
+    network: Network, batch: StatisticsBatch, device: torch.device
 ) -> tuple[Features, Tokens, Posterior]:
     """Return what the network reads and what it makes of it."""
-    batch = StatisticsBatch.from_statistics(
-        statistics, gamma, reward_range, allowed, complete
-    )
     with torch.inference_mode():
         features = build_features(batch).to(device)
         return features, *network(features)
 
 
 def solve(
-    network: Network,
-    statistics: Statistics,
-    gamma: float,
-    reward_range: tuple[float, float] | None,
-    device: torch.device,
-    allowed: NDArray[np.bool_] | None = None,
-    complete: bool = False,
+    network: Network, batch: StatisticsBatch, device: torch.device
 ) -> tuple[NDArray, NDArray]:
     """Return action values (3, S, A) in reward units and log policy (S, A).
 
-    Actions that are not ``allowed`` (S, A) have probability zero, and the value of the
-    best allowed action if they are worth more.
+    The batch holds one data set. Actions that are not allowed have probability zero,
+    and the value of the best allowed action if they are worth more.
     """
-    features, tokens, posterior = infer(
-        network, statistics, gamma, reward_range, device, allowed, complete
-    )
+    features, tokens, posterior = infer(network, batch, device)
+    allowed = _mask(batch)
     with torch.inference_mode():
         process = SparseProcess(posterior, features)
         rewards = posterior.reward[:, 0].cpu().numpy()
@@ -72,34 +57,32 @@ def solve(
     # The heads are learned one by one; quantiles must be in order.
     values[0] = np.minimum(values[0], values[1])
     values[2] = np.maximum(values[2], values[1])
-    if reward_range is not None:
-        low, high = reward_range
+    gamma, (low, high) = float(batch.gamma), batch.reward_range[0].tolist()
+    if not math.isnan(low):
         values = values.clip(min(low, 0) / (1 - gamma), max(high, 0) / (1 - gamma))
     return values, log_policy
 
 
 def solve_optimistically(
-    network: Network,
-    statistics: Statistics,
-    gamma: float,
-    reward_range: tuple[float, float] | None,
-    device: torch.device,
-    allowed: NDArray[np.bool_] | None = None,
-    complete: bool = False,
-    optimism: float = 1.0,
+    network: Network, batch: StatisticsBatch, device: torch.device, optimism: float
 ) -> NDArray[np.float64]:
     """Return the action values (S, A) of an explorer, in units of the scale.
 
     ``optimism`` multiplies what `Network.optimistic_reward` adds to the middle head.
     """
-    features, _, posterior = infer(
-        network, statistics, gamma, reward_range, device, allowed, complete
-    )
+    features, _, posterior = infer(network, batch, device)
     with torch.inference_mode():
         middle = posterior.reward[1, 0].cpu().numpy()
         high = network.optimistic_reward(posterior, features)[0].cpu().numpy()
         process = SparseProcess(posterior, features)
-    return plan_sparse(process, middle + optimism * (high - middle), allowed=allowed)
+    r = middle + optimism * (high - middle)
+    return plan_sparse(process, r, allowed=_mask(batch))
+
+
+def _mask(batch: StatisticsBatch) -> NDArray[np.bool_] | None:
+    """Return the allowed actions (S, A) of a batch of one, None if all are."""
+    allowed = batch.allowed[0].numpy()
+    return None if allowed.all() else allowed
 
 
 def most_probable(

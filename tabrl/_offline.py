@@ -24,6 +24,7 @@ from tabrl._checks import (
     restored_device,
     some,
 )
+from tabrl._features import StatisticsBatch
 from tabrl._inference import at_quantile, most_probable, solve
 from tabrl._labels import as_labels, encode, factorise
 from tabrl._persistence import (
@@ -402,9 +403,8 @@ class OfflinePolicyEstimator(BaseEstimator):
             active = np.append(active, statistics.n_states)
         values = np.zeros((3, *size))
         log_policy = np.full(size, -math.log(size[1]))
-        values[:, active], log_policy[active] = solve(
-            network, asked, gamma, reward_range, device
-        )
+        batch = StatisticsBatch.from_statistics(asked, gamma, reward_range)
+        values[:, active], log_policy[active] = solve(network, batch, device)
         self.states_, self.actions_, self._infers = states, actions, infers
         self.statistics_ = statistics
         self.n_transitions_ = int(statistics.n.sum())

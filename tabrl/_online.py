@@ -28,6 +28,7 @@ from tabrl._checks import (
     restored_device,
 )
 from tabrl._environments import interact, progress, read_spaces
+from tabrl._features import StatisticsBatch
 from tabrl._inference import (
     at_quantile,
     most_probable,
@@ -35,6 +36,7 @@ from tabrl._inference import (
     solve_optimistically,
 )
 from tabrl._labels import as_labels, factorise
+from tabrl._network import Network
 from tabrl._offline import OfflinePolicyEstimator
 from tabrl._persistence import (
     pack_random_state,
@@ -658,8 +660,8 @@ class OnlineAgent:
         check_optimism(self.optimism)
         scores = np.zeros((len(self._states), self._tally.n_actions))
         codes, told = self._told()
-        if len(codes):
-            scores[codes] = solve_optimistically(**told, optimism=self.optimism)
+        if told is not None:
+            scores[codes] = solve_optimistically(*told, self.optimism)
         return scores
 
     def _exploit(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -670,13 +672,15 @@ class OnlineAgent:
             values = np.zeros((3, *size))
             log_policy = np.full(size, -math.log(size[1]))
             codes, told = self._told()
-            if len(codes):
-                values[:, codes], log_policy[codes] = solve(**told)
+            if told is not None:
+                values[:, codes], log_policy[codes] = solve(*told)
             self._exploited = (*key, values, log_policy)
         return self._exploited[2:]
 
-    def _told(self) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Return the states to ask about and what the network is told (for `solve`).
+    def _told(
+        self,
+    ) -> tuple[NDArray[np.int64], tuple[Network, StatisticsBatch, torch.device] | None]:
+        """Return the states to ask about, and what `solve` takes if there are any.
 
         These are all but the known ends, where nothing will be decided. Where the
         number of states is not known, they are taken for all that there are once each
@@ -687,20 +691,16 @@ class OnlineAgent:
         unseen = [code not in seen for code in range(len(self._states))]
         codes = np.flatnonzero(statistics.active_states | np.array(unseen, bool))
         if not len(codes):
-            return codes, {}
+            return codes, None
         device = check_device(self.device)
         statistics, allowed = statistics.compress(codes), None
         if self._masks:
             allowed = np.array([self._mask(code) for code in codes.tolist()])
-        return codes, {
-            "network": load_network(self.checkpoint, device),
-            "statistics": statistics,
-            "gamma": self.gamma,
-            "reward_range": self.reward_range,
-            "device": device,
-            "allowed": allowed,
-            "complete": self._states.complete or statistics.encounters.min() > 1,
-        }
+        complete = self._states.complete or bool(statistics.encounters.min() > 1)
+        batch = StatisticsBatch.from_statistics(
+            statistics, self.gamma, self.reward_range, allowed, complete
+        )
+        return codes, (load_network(self.checkpoint, device), batch, device)
 
     def _draw(self, code: int) -> int:
         """Draw an action of the present plan."""

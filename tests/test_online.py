@@ -444,9 +444,9 @@ def test_a_masked_action_promises_nothing():
 def test_states_are_taken_for_all_once_none_was_met_only_once(monkeypatch):
     told = []
 
-    def solve(*args, **data):
-        told.append(data["complete"])
-        return solve_optimistically(*args, **data)
+    def solve(network, batch, *args):
+        told.append(batch.complete.item())
+        return solve_optimistically(network, batch, *args)
 
     monkeypatch.setattr("tabrl._online.solve_optimistically", solve)
     for agent in (make_agent(None), make_agent(3)):
@@ -461,13 +461,15 @@ def test_states_are_taken_for_all_once_none_was_met_only_once(monkeypatch):
 def test_planning_with_everything_allowed_is_planning():
     from tabrl._checkpoint import load_network
     from tabrl._checks import check_device
+    from tabrl._features import StatisticsBatch
     from tabrl._inference import infer
     from tabrl._planning import SparseProcess
 
     statistics = make_agent(6).learn(Corridor(6), n_episodes=3).statistics_
     device = check_device("cpu")
     network = load_network("auto", device)
-    features, _, posterior = infer(network, statistics, 0.99, (0, 1), device)
+    batch = StatisticsBatch.from_statistics(statistics, 0.99, (0, 1))
+    features, _, posterior = infer(network, batch, device)
     process, r = SparseProcess(posterior, features), posterior.reward[2, 0].numpy()
     plan = plan_sparse(process, r)
     allowed = np.ones((6, 2), bool)
