@@ -2,7 +2,7 @@
 
     python -m pretraining.ablations --out runs/ablations
 
-Every variant trains from scratch on the seed of `runs/wide.json`. Then come the losses
+Every variant trains from scratch on the seed of `runs/base.json`. Then come the losses
 on validation processes of all families, and the value of the policy, sampled, on logs
 of the quick offline benchmark. Variants whose result is in ``--out`` are not run again.
 Prints a Markdown table; the rows "as it is" differ by their seed alone.
@@ -36,7 +36,7 @@ from tabrl._network import Network, Posterior
 from tabrl._planning import action_values, dense_transitions
 
 _CPU = torch.device("cpu")
-_CONFIG = Path(__file__).parent / "runs" / "wide.json"
+_CONFIG = Path(__file__).parent / "runs" / "base.json"
 _BACKUPS = 5
 
 

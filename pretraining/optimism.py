@@ -1,6 +1,6 @@
 """Choose how optimistic an agent should be, by its regret on processes of the prior.
 
-    python -m pretraining.optimism --run runs/wide
+    python -m pretraining.optimism --run runs/base
 
 Every rule (base, growth, untried) of `Network.optimistic_reward` explores the same
 processes of every family, seeded apart from training and validation. The benchmark has

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from tabrl._statistics import Statistics
 
-PAIR_FEATURES = 13
-STATE_FEATURES = 5
-DATA_FEATURES = 18
+PAIR_FEATURES = 14
+STATE_FEATURES = 6
+DATA_FEATURES = 21
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,9 @@ def build_features(batch: StatisticsBatch) -> Features:
     largest = torch.maximum(largest.view_as(batch.n), terminated)
     arrivals = segment_sum(batch.edge_count, batch.edge_next, n_flat_states)
     arrivals = arrivals.view(n_sets, n_states)
+    state_visits = batch.n.sum(-1)
+    # What the behaviour policy was like: its share of each action in a state.
+    behaviour = batch.n / state_visits.clamp(min=1e-12)[..., None]
 
     pair = torch.stack(
         [
@@ -243,10 +246,10 @@ def build_features(batch: StatisticsBatch) -> Features:
             (reward != 0).to(reward),
             (~batch.allowed).to(reward),
             at_end.to(reward),
+            behaviour,
         ],
         dim=-1,
     )
-    state_visits = batch.n.sum(-1)
     state = torch.stack(
         [
             0.3 * torch.log1p(state_visits),
@@ -254,6 +257,7 @@ def build_features(batch: StatisticsBatch) -> Features:
             (state_visits > 0).to(reward),
             visited.to(reward).sum(-1) / batch.allowed.sum(-1).clamp(min=1),
             batch.known.to(reward),
+            behaviour.amax(-1),
         ],
         dim=-1,
     )
@@ -270,6 +274,11 @@ def build_features(batch: StatisticsBatch) -> Features:
     certain = (repeated & (n_next == 1) & ~noisy).sum((1, 2))
     n_room = (batch.n * room).sum((1, 2))
     two_valued = (batch.n * variance * inside).sum((1, 2)) / n_room.clamp(min=1e-9)
+    # One for an expert that never varies; none of its steps are missing from a path,
+    # where a state is left as often as it is entered, but for starts and ends.
+    n_steps = batch.n.sum((1, 2)).clamp(min=1)
+    narrow = batch.n.amax(-1).sum(-1) / n_steps
+    unpaired = (state_visits - arrivals).abs().sum(-1) / n_steps
     data = torch.stack(
         [
             torch.log(1 / (1 - batch.gamma)),
@@ -284,12 +293,15 @@ def build_features(batch: StatisticsBatch) -> Features:
             mean_of_means,
             spread.clamp(min=0).sqrt(),
             (reward != 0).sum((1, 2)) / n_visited,
-            batch.n_terminated.sum((1, 2)) / batch.n.sum((1, 2)).clamp(min=1),
+            batch.n_terminated.sum((1, 2)) / n_steps,
             n_repeated / n_visited,
             constant,
             noisy.sum((1, 2)) / n_repeated.clamp(min=1),
             inside.sum((1, 2)) / n_visited,
             two_valued.clamp(max=2),
+            narrow,
+            unpaired,
+            batch.complete.to(reward),
         ],
         dim=-1,
     )

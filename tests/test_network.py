@@ -151,13 +151,33 @@ def test_features_by_hand():
         1,
         0,
         0,
+        1,
     ]
     np.testing.assert_allclose(features.pair[0, 0, 0], expected)
-    unvisited = np.zeros(13)
+    unvisited = np.zeros(14)
     unvisited[1] = 1
     np.testing.assert_allclose(features.pair[0, 0, 1], unvisited)
     assert features.data[0, 0] == pytest.approx(np.log(4))
     assert features.data[0, 4] == pytest.approx(0.5)
+    # One action a state; of five steps, three more leave state 0 than enter it, and
+    # two more enter state 1 than leave it.
+    assert features.data[0, -3:].tolist() == [1, 1, 0]
+
+
+def test_features_say_what_the_behaviour_was_like():
+    counts = np.zeros((1, 2, 2, 2))
+    counts[0, 0, :, 1], counts[0, 1, 0, 0] = [3, 1], 4
+    nothing = np.zeros((1, 2, 2))
+    features = build_features(statistics_batch(counts, nothing, nothing, nothing, 0.9))
+    assert features.pair[0, :, :, -1].tolist() == [[0.75, 0.25], [1, 0]]
+    assert features.state[0, :, -1].tolist() == [0.75, 1]
+    # Seven of eight steps take their state's usual action; the log may be one path.
+    assert features.data[0, -3:].tolist() == [0.875, 0, 0]
+    states = replace(
+        statistics_batch(counts, nothing, nothing, nothing, 0.9),
+        complete=torch.ones(1, dtype=torch.bool),
+    )
+    assert build_features(states).data[0, -1] == 1
 
 
 @pytest.mark.parametrize("reward_range", [None, (-3.0, 8.0)])
@@ -472,6 +492,6 @@ def test_rewards_at_the_ends_of_the_declared_range_are_noticed():
             reward_range=(-1, 1),
         )
         features = build_features(data)
-        found.append([features.pair[0, 0, 0, -1], *features.data[0, -2:]])
+        found.append([features.pair[0, 0, 0, 12], *features.data[0, 16:18]])
     # At an end; the share of pairs inside; variance over that of two outcomes.
     np.testing.assert_allclose(found, [[0, 1, 1], [0, 1, 0], [1, 0, 0]], atol=1e-12)

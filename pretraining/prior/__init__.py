@@ -4,6 +4,7 @@ from pretraining.prior import (
     bandits,
     bands,
     corridors,
+    dense,
     garnet,
     graphs,
     layers,
@@ -30,6 +31,7 @@ FAMILIES = {
     "bands": bands.sample,
     "traps": traps.sample,
     "rooms": rooms.sample,
+    "dense": dense.sample,
 }
 
 __all__ = ["FAMILIES", "Process", "log_uniform", "price_actions", "restrict_actions"]
