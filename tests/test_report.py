@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import lzma
 
 import numpy as np
 import pytest
@@ -460,6 +461,19 @@ def test_classical_methods_may_come_from_a_run_of_their_own(tmp_path):
     path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
     with pytest.raises(ValueError, match="same cells and seeds"):
         report.summarise(folder)
+
+
+@needs_rliable
+def test_compressed_results_are_read_and_older_than_others(tmp_path):
+    folder = result_folder(tmp_path)
+    expected = report.summarise(folder)
+    path = folder / "offline.jsonl"
+    with lzma.open(f"{path}.xz", "wb") as file:
+        file.write(path.read_bytes())
+    (folder / "online.jsonl.xz").write_bytes(b"not to be read")
+    assert report.summarise(folder) == expected
+    path.unlink()
+    assert report.summarise(folder) == expected
 
 
 def test_report_without_rliable_says_how_to_install_it(tmp_path, monkeypatch):

@@ -9,13 +9,15 @@ and so on. Its scores go to a file of JSON lines as soon as they are there:
   its cell;
 - after them ``{"finished": key}``, the key being a hash of the parameters.
 
-Whatever follows the last such line was cut off by a kill, and is done again.
+Whatever follows the last such line was cut off by a kill, and is done again. A finished
+file may be compressed with ``xz``, to be kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import platform
 import subprocess
@@ -244,7 +246,7 @@ def _read(path: Path) -> tuple[Row, dict[str, list[Row]], int]:
     """Header, rows by key, and the number of bytes up to the last finished cell."""
     rows: dict[str, list[Row]] = {}
     pending: list[Row] = []
-    with path.open("rb") as file:
+    with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
         try:
             header = json.loads(file.readline())["header"]
         except (ValueError, KeyError, TypeError) as error:
@@ -278,7 +280,7 @@ def read_results(path: Path) -> tuple[Row, list[Row]]:
     Parameters
     ----------
     path : Path
-        A file of `run_cells`.
+        A file of `run_cells`, or one compressed with ``xz``.
 
     Returns
     -------

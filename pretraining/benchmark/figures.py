@@ -269,4 +269,5 @@ def draw(folder: Path, out: Path) -> list[Path]:
 
 def _rows(folder: Path, part: str) -> list[Row]:
     """Return the rows of all result files of a part."""
-    return [row for path in result_files(folder, part) for row in read_results(path)[1]]
+    paths = result_files(folder, part).values()
+    return [row for path in paths for row in read_results(path)[1]]

@@ -61,7 +61,8 @@ def summarise(folder: Path) -> dict[str, Any]:
     ----------
     folder : Path
         Has ``offline.jsonl``, ``online.jsonl``, ``bandit.jsonl`` or ``speed.jsonl``, or
-        several of a part, ``offline-baselines.jsonl`` and ``offline-tabrl.jsonl`` say.
+        several of a part, ``offline-baselines.jsonl`` and ``offline-tabrl.jsonl`` say;
+        ``.jsonl.xz`` where they are compressed.
 
     Returns
     -------
@@ -83,9 +84,9 @@ def summarise(folder: Path) -> dict[str, Any]:
     tables: Tables = {}
     for part, paths in files.items():
         rows: list[Row] = []
-        for path in paths:
+        for name, path in paths.items():
             header, found = read_results(path)
-            headers[path.stem] = _without_paths(header)
+            headers[name] = _without_paths(header)
             rows += found
         if rows:
             tables |= PARTS[part](rows, aggregates=True)
@@ -108,9 +109,18 @@ def summarise(folder: Path) -> dict[str, Any]:
     }
 
 
-def result_files(folder: Path, part: str) -> list[Path]:
-    """Return the result files of a part that a folder has."""
-    return sorted([*folder.glob(f"{part}.jsonl"), *folder.glob(f"{part}-*.jsonl")])
+def result_files(folder: Path, part: str) -> dict[str, Path]:
+    """Return the result files of a part that a folder has, by name.
+
+    Where a file is there compressed as well, that is older and left alone.
+    """
+    found = {
+        path.name.split(".")[0]: path
+        for ending in ("jsonl.xz", "jsonl")
+        for pattern in (f"{part}.{ending}", f"{part}-*.{ending}")
+        for path in folder.glob(pattern)
+    }
+    return dict(sorted(found.items()))
 
 
 def _without_paths(header: Row) -> Row:
