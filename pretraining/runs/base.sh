@@ -9,7 +9,7 @@ run=${1:-runs/base}
 python3 -m torch.distributed.run --standalone --nproc-per-node 2 \
     -m pretraining.train --config pretraining/runs/base.json --out "$run" \
     --device cpu --threads 1
-python3 -m pretraining.optimism --run "$run" --jobs 2
+python3 -m pretraining.optimism --run "$run" --per-family 32 --episodes 60 --jobs 2
 python3 -m pretraining.validate --run "$run"
 python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
 python3 -m pretraining.benchmark offline --checkpoint "$run/checkpoint" --tabrl-only \
