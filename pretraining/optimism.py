@@ -40,7 +40,7 @@ from tabrl._online import ENOUGH
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
-RULES = ((0.5, 0.1, 0.03), (1.0, 0.1, 0.03), (0.5, 0.1, 0.1), (1.0, 0.1, 0.1))
+RULES = ((1.0, 0.1, 0.1), (0.5, 0.05, 0.1), (0.5, 0.02, 0.1))
 
 
 def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
