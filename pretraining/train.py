@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -479,6 +479,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON file")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--steps", type=int, help="n_steps in place of the configuration's"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--workers", type=int, default=1, help="data processes")
     parser.add_argument("--threads", type=int, help="torch threads of the trainer")
@@ -500,9 +503,12 @@ def main() -> None:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    config = TrainConfig.from_json(arguments.config)
+    if arguments.steps is not None:
+        config = replace(config, n_steps=arguments.steps)
     try:
         train(
-            TrainConfig.from_json(arguments.config),
+            config,
             arguments.out,
             device,
             arguments.workers,

@@ -675,6 +675,12 @@ def test_command_line_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     trainer.main()
     assert state_of(tmp_path / "run")["step"] == 2
+    # More steps, and the manifest says so.
+    monkeypatch.setattr(sys, "argv", ["train", *arguments, "--steps", "3"])
+    trainer.main()
+    assert state_of(tmp_path / "run")["step"] == 3
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["n_steps_from_step"] == [[0, 2], [2, 3]]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
