@@ -274,8 +274,8 @@ def build_features(batch: StatisticsBatch) -> Features:
     certain = (repeated & (n_next == 1) & ~noisy).sum((1, 2))
     n_room = (batch.n * room).sum((1, 2))
     two_valued = (batch.n * variance * inside).sum((1, 2)) / n_room.clamp(min=1e-9)
-    # One for an expert that never varies; none of its steps are missing from a path,
-    # where a state is left as often as it is entered, but for starts and ends.
+    # Narrow: one for a behaviour that never varies. Unpaired: on paths, a state is left
+    # as often as it is entered, but for starts and ends.
     n_steps = batch.n.sum((1, 2)).clamp(min=1)
     narrow = batch.n.amax(-1).sum(-1) / n_steps
     unpaired = (state_visits - arrivals).abs().sum(-1) / n_steps

@@ -14,7 +14,7 @@ import pytest
 from pretraining.benchmark import report
 from pretraining.benchmark.__main__ import main
 from pretraining.benchmark.bandit import bayes_optimal_regret
-from pretraining.benchmark.cells import read_results, run_cells
+from pretraining.benchmark.cells import ResultsError, read_results, run_cells
 from pretraining.benchmark.intervals import (
     bootstrap,
     estimate,
@@ -474,6 +474,14 @@ def test_compressed_results_are_read_and_older_than_others(tmp_path):
     assert report.summarise(folder) == expected
     path.unlink()
     assert report.summarise(folder) == expected
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"no" + data])
+def test_damaged_compressed_results_are_refused(tmp_path, damage):
+    path = tmp_path / "offline.jsonl.xz"
+    path.write_bytes(damage(lzma.compress(b'{"header": {}}\n' * 1000)))
+    with pytest.raises(ResultsError, match=r"offline.jsonl.xz' must be a whole file"):
+        read_results(path)
 
 
 def test_report_without_rliable_says_how_to_install_it(tmp_path, monkeypatch):

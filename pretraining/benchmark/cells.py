@@ -294,5 +294,11 @@ def read_results(path: Path) -> tuple[Row, list[Row]]:
     ResultsError
         If it is no such file.
     """
-    header, rows, _ = _read(path)
+    try:
+        header, rows, _ = _read(path)
+    except (EOFError, lzma.LZMAError) as error:
+        raise ResultsError(
+            f"{str(path)!r} must be a whole file of xz. Found that it is not: {error}. "
+            "Compress the results again, or run them again without it."
+        ) from error
     return header, [row for cell_rows in rows.values() for row in cell_rows]

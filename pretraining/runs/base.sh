@@ -8,10 +8,10 @@
 set -eu
 cd "$(dirname "$0")/../.."
 run=${1:-runs/base}
-done=pretraining/runs/base.pt
+half_way=pretraining/runs/base.pt
 mkdir -p "$run"
-if [ ! -e "$run/state.pt" ] && [ -e "$done" ]; then
-    cp "$done" "$run/state.pt"
+if [ ! -e "$run/state.pt" ] && [ -e "$half_way" ]; then
+    cp "$half_way" "$run/state.pt"
 fi
 for steps in 6000 12000; do
     python3 -m torch.distributed.run --standalone --nproc-per-node 2 \
