@@ -13,7 +13,10 @@ from tabrl._network import QUANTILES, Network, symlog
 from tabrl._planning import plan_dense
 
 # What each loss counts in their sum.
-WEIGHTS = {"regret": 1.0, "optimal": 0.3, "quantile": 1.0}
+WEIGHTS = {"regret": 1.0, "optimal": 0.3, "quantile": 0.5}
+# The error of a value shrinks with the visits of its pair, and would hardly be felt
+# where it says when to stop exploring: it counts sqrt(n + 1) times, up to this.
+_MOST_OF_A_PAIR = 10.0
 # Policies are trained for the states where episodes start, and a little everywhere:
 # a user may ask about any state.
 _EVERYWHERE = 0.2
@@ -65,7 +68,8 @@ def compute_losses(
     error = truth - symlog(q)
     levels = q.new_tensor(QUANTILES)[:, None, None, None]
     pinball = torch.maximum(levels * error, (levels - 1) * error).mean(0)
-    quantile_loss = (share * pinball).sum()
+    felt = (features.n + 1).sqrt().clamp(max=_MOST_OF_A_PAIR)
+    quantile_loss = (share * felt * pinball).sum()
 
     below = (error <= 1e-6).to(q)  # (3, B, S, A)
     return Losses(
@@ -74,7 +78,7 @@ def compute_losses(
         + WEIGHTS["quantile"] * quantile_loss,
         regret=regret.clamp(max=_LINEAR_REGRET).mean().detach(),
         optimal=optimal_loss.detach(),
-        quantile=quantile_loss.detach(),
+        quantile=(share * pinball).sum().detach(),
         coverage=(share * below).sum((1, 2, 3)).detach(),
         brier=(weight * brier).sum().detach(),
         policy=pi.detach(),
