@@ -134,9 +134,8 @@ class Features:
     span : Tensor of shape (B,)
         Largest less smallest reward, in units of the scale: declared, else seen.
     variance : Tensor of shape (B, S, A)
-        Of the reward, in units of scale^2: unbiased, from n - 1 degrees of freedom and
-        one more of the pooled variance, which has those of all pairs and one more of
-        a quarter of span^2.
+        Of the reward, in units of scale^2: as seen, and counted as one more visit the
+        mean over all pairs, to which a quarter of span^2 counts as one more.
     noisy : Tensor of shape (B,)
         Share of the pairs tried twice or more that had more than one outcome, be it
         state, end or reward; 1 where no pair was tried twice.
@@ -330,7 +329,7 @@ def build_features(batch: StatisticsBatch) -> Features:
         gamma=batch.gamma,
         scale=scale,
         span=span,
-        variance=(batch.n * variance + pooled[:, None, None]) / batch.n.clamp(min=1),
+        variance=(batch.n * variance + pooled[:, None, None]) / (batch.n + 1),
         noisy=1 - certain / n_repeated.clamp(min=1),
         hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
     )

@@ -492,7 +492,7 @@ def test_the_variance_of_a_reward_is_shrunk_to_that_of_all_pairs():
         reward_range=(0, 1),
     )
     pooled = (4 * 0.25 + 0.25) / (3 + 1)
-    expected = [[[(3 * (1 / 3) + pooled) / (3 + 1), pooled]]]
+    expected = [[[(4 * 0.25 + pooled) / 5, pooled / 2]]]
     found = build_features(data).variance
     torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype))
 
