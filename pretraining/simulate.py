@@ -19,7 +19,7 @@ from pretraining.prior import log_uniform
 from pretraining.targets import ProcessBatch, uniform
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network
-from tabrl._planning import plan_exploration
+from tabrl._planning import plan_reward
 
 _WALKED = 3000
 _EPISODE = 100
@@ -70,7 +70,8 @@ def exploring_policy(network: Network, statistics: StatisticsBatch) -> Tensor:
     with torch.no_grad():
         features = build_features(statistics)
         _, posterior = network(features)
-        q = plan_exploration(network, posterior, features)
+        reward = network.optimistic_reward(posterior, features)
+        q = plan_reward(posterior, features, reward[None])[0]
         return greedy(q.masked_fill(~statistics.allowed, -torch.inf)).double()
 
 

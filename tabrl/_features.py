@@ -133,12 +133,10 @@ class Features:
     gamma, scale : Tensor of shape (B,)
     span : Tensor of shape (B,)
         Largest less smallest reward, in units of the scale: declared, else seen.
-    variance : Tensor of shape (B, S, A)
-        Of the reward, in units of scale^2: as seen, and counted as one more visit the
-        mean over all pairs, to which a quarter of span^2 counts as one more.
-    noisy : Tensor of shape (B,)
-        Share of the pairs tried twice or more that had more than one outcome, be it
-        state, end or reward; 1 where no pair was tried twice.
+    varied, noisy : Tensor of shape (B,)
+        Share of the pairs tried twice or more that led to more than one state, or
+        there and to an end, and of those that had more than one outcome, be it state,
+        end or reward; 1 where no pair was tried twice.
     hidden : bool Tensor of shape (B,)
         Whether there may be states that were never reached.
     """
@@ -159,7 +157,7 @@ class Features:
     gamma: Tensor
     scale: Tensor
     span: Tensor
-    variance: Tensor
+    varied: Tensor
     noisy: Tensor
     hidden: Tensor
 
@@ -309,9 +307,6 @@ def build_features(batch: StatisticsBatch) -> Features:
     )
     # A reward of zero is always possible: nothing follows an end.
     seen = reward.amax((1, 2)).clamp(min=0) - reward.amin((1, 2)).clamp(max=0)
-    span = torch.where(declared, (high - low) / scale, seen)
-    n_degrees = (batch.n - 1).clamp(min=0).sum((1, 2)) + 1
-    pooled = ((batch.n * variance).sum((1, 2)) + span**2 / 4) / n_degrees
     return Features(
         pair=pair,
         state=state,
@@ -328,8 +323,8 @@ def build_features(batch: StatisticsBatch) -> Features:
         allowed=batch.allowed,
         gamma=batch.gamma,
         scale=scale,
-        span=span,
-        variance=(batch.n * variance + pooled[:, None, None]) / (batch.n + 1),
+        span=torch.where(declared, (high - low) / scale, seen),
+        varied=1 - constant,
         noisy=1 - certain / n_repeated.clamp(min=1),
         hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
     )

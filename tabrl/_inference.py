@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tabrl._features import Features, StatisticsBatch, build_features
 from tabrl._network import QUANTILES, Network, Posterior, Tokens
-from tabrl._planning import SparseProcess, plan_sparse, variance_ahead
+from tabrl._planning import SparseProcess, plan_sparse
 
 # Actions whose log-probabilities differ by less are as good as each other.
 _TIE = 1e-5
@@ -68,20 +68,15 @@ def solve_optimistically(
 ) -> NDArray[np.float64]:
     """Return the action values (S, A) of an explorer, in units of the scale.
 
-    As `tabrl._planning.plan_exploration`, for one data set; ``optimism`` multiplies
-    what hope and doubt add to the middle head.
+    ``optimism`` multiplies what `Network.optimistic_reward` adds to the middle head.
     """
     features, _, posterior = infer(network, batch, device)
-    allowed = _mask(batch)
     with torch.inference_mode():
+        middle = posterior.reward[1, 0].cpu().numpy()
+        high = network.optimistic_reward(posterior, features)[0].cpu().numpy()
         process = SparseProcess(posterior, features)
-        r = posterior.reward[1, 0].cpu().numpy()
-        v = plan_sparse(process, r, allowed=allowed).max(1)
-        ended = posterior.ended[0].cpu().numpy()
-        variance = torch.from_numpy(variance_ahead(process.ahead, v, ended)[None])
-        besides = network.doubt(posterior, features, variance.to(device))
-        besides = (besides + network.hope(features))[0].cpu().numpy()
-    return plan_sparse(process, r + optimism * besides, v, allowed)
+    r = middle + optimism * (high - middle)
+    return plan_sparse(process, r, allowed=_mask(batch))
 
 
 def _mask(batch: StatisticsBatch) -> NDArray[np.bool_] | None:

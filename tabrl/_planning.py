@@ -8,9 +8,6 @@ differentiable linear solve for the greedy policy, exact by the envelope theorem
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,7 +16,7 @@ from scipy.sparse.linalg import LinearOperator, bicgstab, splu
 from torch import Tensor
 
 from tabrl._features import Features
-from tabrl._network import Network, Posterior
+from tabrl._network import Posterior
 
 # A policy changes an action only for more than this share of the values' size;
 # without it, rounding makes policy iteration cycle among equal actions.
@@ -132,37 +129,6 @@ def plan_reward(posterior: Posterior, features: Features, reward: Tensor) -> Ten
     return torch.where(features.allowed, q, torch.minimum(q, v[..., None]))
 
 
-def plan_exploration(
-    network: Network, posterior: Posterior, features: Features
-) -> Tensor:
-    """Return the action values (B, S, A) of an agent that explores.
-
-    It first plans for the middle head: what follows a pair then has a variance, hence
-    a `Network.doubt`. It plans again for that and for `Network.hope`.
-    """
-    P = dense_transitions(posterior, features)
-    v = plan_reward(posterior, features, posterior.reward[1:2])[0].amax(-1)
-    variance = variance_ahead(
-        lambda v: torch.einsum("bsat,bt->bsa", P, v), v, posterior.ended
-    )
-    besides = network.doubt(posterior, features, variance) + network.hope(features)
-    return plan_reward(posterior, features, posterior.reward[1:2] + besides)[0]
-
-
-def variance_ahead(ahead: Callable[[Any], Any], v: Any, ended: Any) -> Any:
-    """Return the variance of the values of what follows each pair, (..., S, A).
-
-    ``ahead`` takes values (..., S) of states to their sum (..., S, A) over what
-    follows, weighted by probability; an end, of probability ``ended`` (..., S, A), has
-    the value 0, and what is missing to one is left out. NumPy or torch.
-    """
-    mass = (ahead(v * 0 + 1) + ended).clip(1e-9)
-    origin = v.mean(-1)[..., None]  # near the values, which may all be large
-    v, of_end = v - origin, -origin[..., None]
-    mean = (ahead(v) + ended * of_end) / mass
-    return ((ahead(v**2) + ended * of_end**2) / mass - mean**2).clip(0)
-
-
 # -- sparse, one data set ----------------------------------------------------
 
 
@@ -200,16 +166,12 @@ class SparseProcess:
 
     def action_values(self, r: NDArray, v: NDArray) -> NDArray:
         """Return q = r + gamma P v, (S, A)."""
-        return r + self.gamma * self.ahead(v)
-
-    def ahead(self, v: NDArray) -> NDArray:
-        """Return P v, (S, A)."""
-        ahead = (self.edges @ v).reshape(self.itself.shape)
+        ahead = (self.edges @ v).reshape(r.shape)
         ahead += self.itself * v[:, None]
         ahead += self.siblings * (self.siblings_of @ v)[:, None]
         ahead += self.predecessors * (self.predecessors_of @ v)[:, None]
         ahead += self.anywhere * v.mean()
-        return ahead
+        return r + self.gamma * ahead
 
     def evaluate(
         self,
