@@ -26,7 +26,11 @@ _LINEAR_REGRET = 2.0
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars to minimise or report; the policy and high plan's values (B, S, A)."""
+    """Scalars to minimise or report; the policy and high plan's values (B, S, A).
+
+    ``quantile`` counts all pairs of a state alike; in ``total`` those known well count
+    more.
+    """
 
     total: Tensor
     regret: Tensor
@@ -68,17 +72,17 @@ def compute_losses(
     error = truth - symlog(q)
     levels = q.new_tensor(QUANTILES)[:, None, None, None]
     pinball = torch.maximum(levels * error, (levels - 1) * error).mean(0)
+    missed = share * pinball
     felt = (features.n + 1).sqrt().clamp(max=_MOST_OF_A_PAIR)
-    quantile_loss = (share * felt * pinball).sum()
 
     below = (error <= 1e-6).to(q)  # (3, B, S, A)
     return Losses(
         total=WEIGHTS["regret"] * bounded
         + WEIGHTS["optimal"] * optimal_loss
-        + WEIGHTS["quantile"] * quantile_loss,
+        + WEIGHTS["quantile"] * (felt * missed).sum(),
         regret=regret.clamp(max=_LINEAR_REGRET).mean().detach(),
         optimal=optimal_loss.detach(),
-        quantile=(share * pinball).sum().detach(),
+        quantile=missed.sum().detach(),
         coverage=(share * below).sum((1, 2, 3)).detach(),
         brier=(weight * brier).sum().detach(),
         policy=pi.detach(),

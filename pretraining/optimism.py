@@ -5,10 +5,9 @@
 Every rule (base, growth, untried) of `Network.optimistic_reward` explores the same
 processes of every family, seeded apart from training and validation. The benchmark has
 no say in the choice (the form of the rule, and which rules there are to choose from,
-were settled looking at it). Prints the
-mean normalised regret of an episode for each rule and family, with how much more it is
-than the best rule's (the processes being the same), and writes the best rule to
-``optimism.json``, where the export finds it.
+were settled looking at it). Prints the mean normalised regret of an episode for each
+rule and family, with how much more it is than the best rule's (the processes being the
+same), and writes the best rule to ``optimism.json``, where the export finds it.
 """
 
 from __future__ import annotations

@@ -376,6 +376,20 @@ def test_losses_are_those_of_the_network(batch):
     assert 0 <= losses.brier.item() <= 1
 
 
+@pytest.mark.parametrize(("n", "times"), [(0, 1), (8, 3), (99, 10), (10_000, 10)])
+def test_well_known_pairs_count_more_in_the_quantile_loss(batch, n, times, monkeypatch):
+    monkeypatch.setattr(
+        "pretraining.loss.WEIGHTS", {"regret": 0, "optimal": 0, "quantile": 0.5}
+    )
+    counts = np.zeros(batch.P.shape)
+    counts[..., 0] = n
+    log = Log(counts, counts.sum(-1), counts.sum(-1))
+    data = to_statistics(batch, log, np.zeros(6, bool), np.repeat(UNDECLARED, 6, 0))
+    losses = compute_losses(small_network(), batch.to("cpu", torch.float32), data)
+    expected = 0.5 * times * losses.quantile
+    torch.testing.assert_close(losses.total, expected)
+
+
 def test_a_few_steps_on_one_batch_lower_the_loss(batch):
     network = Network(NetworkConfig(width=16, n_layers=1))
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The next checkpoint to release, on two CPU cores: trains (6,000 steps, an hour and a
 # half, then 6,000 more with the rate raised again), chooses the optimism, validates,
-# benchmarks and exports. The training is done: a new run takes its state and its
-# manifest from base/; without them it begins at step 0, and gets there. A run that was
-# interrupted goes on where it stopped when this is called again.
+# benchmarks and exports. The training is done: a new run takes its manifest and its
+# state from base/. Without them it begins at step 0 and makes other weights, as half of
+# those were trained with the loss of before. A run that was interrupted goes on where
+# it stopped when this is called again.
 #     pretraining/runs/base.sh [RUN]
 set -eu
 cd "$(dirname "$0")/../.."
@@ -11,7 +12,7 @@ run=${1:-runs/base}
 trained=pretraining/runs/base
 mkdir -p "$run"
 if [ ! -e "$run/state.pt" ] && [ -e "$trained" ]; then
-    cp "$trained/state.pt" "$trained/manifest.json" "$run"
+    cp "$trained/manifest.json" "$trained/state.pt" "$run"
 fi
 for steps in 6000 12000; do
     python3 -m torch.distributed.run --standalone --nproc-per-node 2 \
