@@ -581,11 +581,17 @@ def test_explore_and_optimism():
     agent.explore, agent._due = True, True
     np.testing.assert_array_equal(agent.exploration_proba(range(5)), optimistic)
     scores = agent._scores
-    for optimism, sign in ((0.0, -1), (2.0, 1)):
+    assert not scores[4].any()  # the end, where nothing is planned
+    for optimism in (0.0, 2.0):  # all is known, and certain: there is nothing to hope
         agent.optimism, agent._due = optimism, True
         agent.act(0)
-        assert (sign * (agent._scores - scores)[:4] > 0).all()
-        assert not agent._scores[4].any()  # the end, where nothing is planned
+        np.testing.assert_allclose(agent._scores, scores, rtol=0.01)
+    agent = make_agent(5)
+    agent.observe(0, 1, 0.0, 1, False)
+    scores = agent._optimistic()
+    for optimism, sign in ((0.0, -1), (2.0, 1)):
+        agent.optimism = optimism
+        assert (sign * (agent._optimistic() - scores) > 0).all()
 
 
 def test_rewards_in_other_units_change_nothing():
