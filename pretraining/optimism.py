@@ -41,7 +41,7 @@ from tabrl._online import ENOUGH
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
-RULES = ((0.5, 0.05), (0.8, 0.05), (0.5, 0.1), (0.8, 0.1))
+RULES = ((0.5, 0.05), (0.8, 0.05), (1.2, 0.05))
 
 
 def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:

@@ -29,9 +29,9 @@ seeds = st.integers(0, 2**32 - 1)
 def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
     """Return features with all that planning reads; the rest is empty."""
     empty = torch.zeros(0, dtype=torch.float64)
-    names = "pair state data reward terminated scale span variance varied noisy several hidden"
-    edges_of = "edge_prob edge_sibling edge_predecessor"
-    fields = {name: empty for name in f"{names} {edges_of}".split()}
+    names = "pair state data reward terminated scale span variance varied noisy several"
+    others = "hidden edge_prob edge_sibling edge_predecessor"
+    fields = {name: empty for name in f"{names} {others}".split()}
     fields |= {
         "n": torch.zeros(n_sets, n_states, n_actions, dtype=torch.float64),
         "known": torch.ones(n_sets, n_states, dtype=torch.bool),
