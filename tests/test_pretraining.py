@@ -309,8 +309,9 @@ def test_an_agent_explores_as_in_pretraining(family):
     network = load_network("auto", CPU).double()
     features, _, posterior = infer(network, data, CPU)
     with torch.no_grad():
-        dense = plan_exploration(network, posterior, features)[0].numpy()
-    sparse = solve_optimistically(network, data, CPU, optimism=1.0)
+        draw = torch.tensor([1.5])
+        dense = plan_exploration(network, posterior, features, draw)[0].numpy()
+    sparse = solve_optimistically(network, data, CPU, optimism=1.0, draw=1.5)
     allowed = data.allowed[0].numpy()
     np.testing.assert_allclose(sparse[allowed], dense[allowed], rtol=1e-6, atol=1e-8)
     assert not np.allclose(dense, solve_optimistically(network, data, CPU, 0.0))
