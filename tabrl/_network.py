@@ -333,37 +333,26 @@ class Network(nn.Module):
     def hope(self, features: Features) -> Tensor:
         """Return what a pair may give besides, for all that is known of it, (B, S, A).
 
-        That is ``untried`` times the span of the rewards over a horizon for a pair
-        without a visit, so that none that can be reached stays untried for good. The
-        horizon is 1 / (1 - gamma (1 - N t)); N is the share of the pairs that had more
-        than one outcome (where one try tells all, hope is cheap, and that for the whole
-        horizon finds what is far), t the share of the steps that terminated, or 0.3 of
-        the share of the rewards above 0 that may have come with an end if that is more:
-        what ends with its reward gives it once.
-
+        That is ``untried`` times the span of the rewards over the horizon
+        1 / (1 - gamma (1 - N t)) for a pair without a visit, so that none that can be
+        reached stays untried for good; N is the share of the pairs that had more than
+        one outcome, t that of the steps that terminated. (Where one try tells all,
+        hope is cheap, and that for the whole horizon finds what is far.)
         Where a first try may have been bad luck it is repeated: after n visits the same
         is divided by n^3 and multiplied by N, and by 1 + log(1 + m), m the mean number
         of visits of a pair, as long as there may be states that were never reached, for
         those bad luck may hide for good; after that by 0.6, though never for less than
-        the reward of two steps, and t is the share of the steps alone.
+        the reward of two steps.
         """
         n_steps = features.n.sum((1, 2))
-        gains = features.reward.clamp(min=0)
-        in_the_end = features.span[:, None, None] * features.terminated
-        in_the_end = (features.n * torch.minimum(gains, in_the_end)).sum((1, 2))
-        in_the_end /= (features.n * gains).sum((1, 2)).clamp(min=1e-9)
         ends = (features.n * features.terminated).sum((1, 2)) / n_steps.clamp(min=1)
-
-        def horizon(ends: Tensor) -> Tensor:
-            return 1 / (1 - features.gamma * (1 - features.noisy * ends))
-
-        again = (0.6 * horizon(ends)).clamp(min=2)
-        untried = horizon(torch.maximum(ends, 0.3 * in_the_end))
+        horizon = 1 / (1 - features.gamma * (1 - features.noisy * ends))
+        again = (0.6 * horizon).clamp(min=2)
         time = torch.log1p(_mean_visits(features))
-        again = torch.where(features.hidden, (1 + time) * untried, again)
+        again = torch.where(features.hidden, (1 + time) * horizon, again)
         again = (features.noisy * again)[:, None, None] / features.n.clamp(min=1) ** 3
-        hope = torch.where(features.n > 0, again, untried[:, None, None])
-        return self.optimism[1] * features.span[:, None, None] * hope
+        again = torch.where(features.n > 0, again, horizon[:, None, None])
+        return self.optimism[1] * features.span[:, None, None] * again
 
     def doubt(
         self, posterior: Posterior, features: Features, variance: Tensor

@@ -432,25 +432,17 @@ def test_what_an_agent_hopes_for_falls_with_the_visits_of_a_pair():
     seen = means.amax((1, 2)).clamp(min=0) - means.amin((1, 2)).clamp(max=0)
     ended = data.n_terminated.sum((1, 2)) / data.n.sum((1, 2))
     assert ((ended > 0) & (ended < 1)).all()
-    gains = data.reward_sum.clamp(min=0)
-    in_the_end = torch.minimum(gains, seen[:, None, None] * data.n_terminated)
-    with_end = in_the_end.sum((1, 2)) / gains.sum((1, 2))
-    assert (0.3 * with_end > ended).all()
-
-    def horizon(ended):
-        return (1 / (1 - data.gamma * (1 - noisy * ended)))[:, None, None]
-
-    untried = horizon(torch.maximum(ended, 0.3 * with_end))
+    horizon = (1 / (1 - data.gamma * (1 - noisy * ended)))[:, None, None]
     retry = noisy[:, None, None] / data.n**3
     # There may be states beyond those of an incomplete set, and within a complete one
     # while some were never reached.
     reached = torch.as_tensor(draw_arrays(0)["counts"]).sum((1, 2)) > 0
     assert ((data.n.sum(-1) > 0) | reached).all()
     time = data.n.mean((1, 2)).log1p()[:, None, None]
-    few = (0.6 * horizon(ended)).clamp(min=2)
-    for complete, again in ((False, (1 + time) * untried), (True, few)):
+    few = (0.6 * horizon).clamp(min=2)
+    for complete, again in ((False, (1 + time) * horizon), (True, few)):
         features = build_features(replace(data, complete=torch.tensor([complete] * 3)))
-        hope = 0.1 * torch.where(data.n > 0, again * retry, untried)
+        hope = 0.1 * torch.where(data.n > 0, again * retry, horizon)
         expected = (seen / scale)[:, None, None] * hope
         torch.testing.assert_close(network.hope(features), expected)
     declared = replace(data, reward_range=torch.tensor([[-1.0, 3.0]] * len(data.gamma)))
