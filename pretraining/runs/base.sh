@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
-# The released checkpoint, on two CPU cores: trains (6,000 steps, an hour and a half,
-# then 6,000 more with the rate raised again), chooses the optimism, validates,
-# benchmarks and exports. It makes weights like the released ones, not the same: their
-# first half was trained with an older loss (see README.md). A run that was interrupted
-# goes on where it stopped when this is called again.
+# The next checkpoint to release, on two CPU cores: trains (6,000 steps, an hour and a
+# half, then 6,000 more with the rate raised again), chooses the optimism, validates,
+# benchmarks and exports. The training is done: a new run takes its manifest and its
+# state from base/. Without them it begins at step 0 and makes other weights, as half of
+# those were trained with the loss of before. A run that was interrupted goes on where
+# it stopped when this is called again.
 #     pretraining/runs/base.sh [RUN]
 set -eu
 cd "$(dirname "$0")/../.."
 run=${1:-runs/base}
+trained=pretraining/runs/base
 mkdir -p "$run"
+if [ ! -e "$run/state.pt" ] && [ -e "$trained" ]; then
+    cp "$trained/manifest.json" "$trained/state.pt" "$run"
+fi
 for steps in 6000 12000; do
     python3 -m torch.distributed.run --standalone --nproc-per-node 2 \
         -m pretraining.train --config pretraining/runs/base.json --steps "$steps" \
         --out "$run" --device cpu --threads 1
 done
-python3 -m pretraining.optimism --run "$run" --per-family 16 --episodes 200 --jobs 2
+python3 -m pretraining.optimism --run "$run" --per-family 32 --episodes 60 --jobs 2
 python3 -m pretraining.validate --run "$run"
 python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
 python3 -m pretraining.benchmark offline --checkpoint "$run/checkpoint" --tabrl-only \
