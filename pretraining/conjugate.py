@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from pretraining.benchmark.bayes import (
     bayes_reference,
+    inferred_mean,
     mean_value,
     posterior_samples,
 )
@@ -25,7 +27,11 @@ from tabrl._planning import evaluate_actions, policy_iteration
 
 _SEED = (2**32 - 1, 2**16)  # that of validation, beyond the number of any family
 _GROUP = 8
+_COMPARED = (
+    *("sampled", "greedy", "ce_random_ties", "told_prior", "told_family", "reference"),
+)
 _N_POSTERIOR = 1000  # draws by which policies are scored
+_CONCENTRATIONS = np.geomspace(0.05, 5, 50)  # as the family of dense processes has
 
 
 def bayes_comparison(
@@ -38,6 +44,10 @@ def bayes_comparison(
     loses from the start, a step, is a mean over draws from the posterior, other than
     those that the reference is optimised on: given the data, the true process is one
     more draw. The excess is its sum over that of the reference, less one.
+
+    What the reference knows is worth something itself: ``told_prior`` plans for the
+    posterior mean, ``told_family`` for that of a concentration that is log-uniform in
+    0.05 to 5, which it has to infer, as a network must that is told of no family.
     """
     lost: dict[str, list[float]] = {}
     for size in (8, 16, 32, 64):
@@ -57,12 +67,16 @@ def bayes_comparison(
                 np.zeros(_GROUP, bool),
                 declared,
             )
-            policy = policy_of(statistics)
+            policy, one = policy_of(statistics), np.ones(1)
             policies = {
                 "sampled": policy,
                 "greedy": greedy(policy),
                 "ce_random_ties": greedy(certainty_equivalence(statistics)),
                 "uniform": uniform(batch.allowed).double(),
+                "told_prior": _plan(batch, [inferred_mean(c, one) for c in counts]),
+                "told_family": _plan(
+                    batch, [inferred_mean(c, _CONCENTRATIONS) for c in counts]
+                ),
             }
             for b in range(_GROUP):
                 reward, start = batch.reward[b].numpy(), batch.start[b].numpy()
@@ -79,7 +93,7 @@ def bayes_comparison(
     scores = {name: np.array(values) for name, values in lost.items()}
     means = resample(np.random.default_rng(0), scores)
     report: dict[str, Any] = {"n_processes": len(scores["reference"])}
-    for name in ("sampled", "greedy", "ce_random_ties", "reference"):
+    for name in _COMPARED:
         report[name] = interval(means[name] / means["uniform"])
         report[f"excess_{name}"] = interval(means[name] / means["reference"] - 1)
     return report
@@ -93,6 +107,13 @@ def optimal_value(P: NDArray, reward: NDArray, gamma: float, start: NDArray) -> 
     action = policy_iteration(transitions, rewards, discount)
     v = evaluate_actions(transitions, rewards, discount, action)
     return float((v.numpy() @ start).mean())
+
+
+def _plan(batch: ProcessBatch, P: list[NDArray]) -> Tensor:
+    """Return the optimal policy (B, S, A) for other transitions P, each (S, A, S)."""
+    transitions, gamma = torch.from_numpy(np.stack(P)), batch.gamma.double()
+    action = policy_iteration(transitions, batch.reward.double(), gamma)
+    return one_hot(action, batch.allowed.shape[-1]).double()
 
 
 def _conjugate_processes(rng: np.random.Generator, S: int, A: int) -> ProcessBatch:

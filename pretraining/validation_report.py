@@ -63,7 +63,9 @@ def table(report: dict[str, Any]) -> str:
             f"Excess over the Bayes reference, {bayes['n_processes']} conjugate "
             f"processes: sampled {text(bayes['excess_sampled'])}, greedy "
             f"{text(bayes['excess_greedy'])}, CE ties "
-            f"{text(bayes['excess_ce_random_ties'])}."
+            f"{text(bayes['excess_ce_random_ties'])}; plans for the posterior mean, "
+            f"told the prior {text(bayes['excess_told_prior'])}, its family alone "
+            f"{text(bayes['excess_told_family'])}."
         )
     if "online" in report:
         online = report["online"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 _MAX_STEPS = 500
 _N_STARTS = 10
@@ -40,6 +41,33 @@ def posterior_samples(
     """
     weight = rng.standard_gamma(counts + concentration, (n_samples, *counts.shape))
     return weight / weight.sum(axis=-1, keepdims=True)
+
+
+def inferred_mean(
+    counts: NDArray[np.float64], concentrations: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the posterior mean of the transitions where the concentration is unknown.
+
+    Parameters
+    ----------
+    counts : array of shape (S, A, S)
+        Observed transitions.
+    concentrations : array of shape (K,)
+        Of symmetric Dirichlet rows, equally likely a priori: all rows have the same.
+
+    Returns
+    -------
+    array of shape (S, A, S)
+        Probabilities.
+    """
+    S = len(counts)
+    a, n = concentrations, counts.sum(-1)[..., None]
+    of_rows = gammaln(S * a) - gammaln(n + S * a)  # (S, A, K)
+    of_counts = gammaln(counts[..., None] + a) - gammaln(a)  # (S, A, S, K)
+    evidence = of_rows.sum((0, 1)) + of_counts.sum((0, 1, 2))
+    weight = np.exp(evidence - evidence.max())
+    mean = (counts[..., None] + a) / (n + S * a)[:, :, None]
+    return mean @ (weight / weight.sum())
 
 
 def bayes_reference(
