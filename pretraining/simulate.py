@@ -19,7 +19,7 @@ from pretraining.prior import log_uniform
 from pretraining.targets import ProcessBatch, uniform
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network
-from tabrl._planning import plan_reward
+from tabrl._planning import plan_exploration
 
 _WALKED = 3000
 _EPISODE = 100
@@ -65,13 +65,17 @@ def explore(
     return with_rewards(rng, batch, walk(rng, batch, pi, size))
 
 
-def exploring_policy(network: Network, statistics: StatisticsBatch) -> Tensor:
-    """Return the plan (B, S, A) of an agent that explores, ties in equal shares."""
+def exploring_policy(
+    network: Network, statistics: StatisticsBatch, draw: Tensor | None = None
+) -> Tensor:
+    """Return the plan (B, S, A) of an agent that explores, ties in equal shares.
+
+    ``draw`` (B,) is that of `tabrl._planning.plan_exploration`.
+    """
     with torch.no_grad():
         features = build_features(statistics)
         _, posterior = network(features)
-        reward = network.optimistic_reward(posterior, features)
-        q = plan_reward(posterior, features, reward[None])[0]
+        q = plan_exploration(network, posterior, features, draw)
         return greedy(q.masked_fill(~statistics.allowed, -torch.inf)).double()
 
 
