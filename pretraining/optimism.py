@@ -2,7 +2,7 @@
 
     python -m pretraining.optimism --run runs/base
 
-Every rule (level, untried) of `Network.doubt` and `Network.hope` explores the same
+Every rule (base, growth, untried) of `Network.optimistic_reward` explores the same
 processes of every family, seeded apart from training and validation. The benchmark has
 no say in the choice (the form of the rule, and which rules there are to choose from,
 were settled looking at it). Prints the mean normalised regret of an episode for each
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from torch import Tensor
@@ -41,7 +40,7 @@ from tabrl._online import ENOUGH
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
-RULES = ((0.5, 0.05), (0.8, 0.05), (1.2, 0.05))
+RULES = ((1.0, 0.1, 0.1), (0.5, 0.05, 0.1), (0.5, 0.02, 0.1))
 
 
 def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
@@ -72,9 +71,9 @@ def online_regret(
     declared = reward_ranges(batch)
 
     def plan(log: Log) -> Tensor:
-        draw = torch.from_numpy(abs(rng.standard_normal(shape[0])))
-        data = to_statistics(batch, log, everything, declared)
-        return exploring_policy(network, data, draw)
+        return exploring_policy(
+            network, to_statistics(batch, log, everything, declared)
+        )
 
     regrets = []
     for _ in range(n_episodes):
@@ -167,12 +166,14 @@ def main() -> None:
         1,
     )  # (rules, families, processes)
     chosen = int(scores.mean((1, 2)).argmin())
-    print("level untried  mean  more than the best +- error  " + "  ".join(FAMILIES))
-    for (level, untried), score in zip(RULES, scores, strict=True):
+    print(
+        "base growth untried  mean  more than the best +- error  " + "  ".join(FAMILIES)
+    )
+    for (base, growth, untried), score in zip(RULES, scores, strict=True):
         more = score - scores[chosen]
         error = more.std() / np.sqrt(more.size)
         print(
-            f"{level:5.2f} {untried:7.2f}  "
+            f"{base:4.2f} {growth:6.2f} {untried:7.2f}  "
             f"{score.mean():.4f}  {more.mean():.4f} +- {error:.4f}  "
             + "  ".join(
                 f"{regret:{len(name)}.3f}"

@@ -19,7 +19,7 @@ from pretraining.prior import log_uniform
 from pretraining.targets import ProcessBatch, uniform
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network
-from tabrl._planning import plan_exploration
+from tabrl._planning import plan_reward
 
 _WALKED = 3000
 _EPISODE = 100
@@ -65,17 +65,13 @@ def explore(
     return with_rewards(rng, batch, walk(rng, batch, pi, size))
 
 
-def exploring_policy(
-    network: Network, statistics: StatisticsBatch, draw: Tensor | None = None
-) -> Tensor:
-    """Return the plan (B, S, A) of an agent that explores, ties in equal shares.
-
-    ``draw`` (B,) is that of `tabrl._planning.plan_exploration`.
-    """
+def exploring_policy(network: Network, statistics: StatisticsBatch) -> Tensor:
+    """Return the plan (B, S, A) of an agent that explores, ties in equal shares."""
     with torch.no_grad():
         features = build_features(statistics)
         _, posterior = network(features)
-        q = plan_exploration(network, posterior, features, draw)
+        reward = network.optimistic_reward(posterior, features)
+        q = plan_reward(posterior, features, reward[None])[0]
         return greedy(q.masked_fill(~statistics.allowed, -torch.inf)).double()
 
 

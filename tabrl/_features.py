@@ -133,16 +133,10 @@ class Features:
     gamma, scale : Tensor of shape (B,)
     span : Tensor of shape (B,)
         Largest less smallest reward, in units of the scale: declared, else seen.
-    variance : Tensor of shape (B, S, A)
-        Of the reward, in units of scale^2: unbiased, from n - 1 degrees of freedom and
-        one more of the pooled variance, which has those of all pairs and one more of
-        a quarter of span^2.
     varied, noisy : Tensor of shape (B,)
         Share of the pairs tried twice or more that led to more than one state, or
         there and to an end, and of those that had more than one outcome, be it state,
         end or reward; 1 where no pair was tried twice.
-    several : bool Tensor of shape (B, S, A)
-        Whether the pair had more than one outcome.
     hidden : bool Tensor of shape (B,)
         Whether there may be states that were never reached.
     """
@@ -163,10 +157,8 @@ class Features:
     gamma: Tensor
     scale: Tensor
     span: Tensor
-    variance: Tensor
     varied: Tensor
     noisy: Tensor
-    several: Tensor
     hidden: Tensor
 
     def to(self, device: torch.device | str) -> Features:
@@ -279,7 +271,7 @@ def build_features(batch: StatisticsBatch) -> Features:
     mean_of_means = reward.sum((1, 2)) / n_visited
     spread = (reward**2).sum((1, 2)) / n_visited - mean_of_means**2
     noisy = (variance > 0) & repeated
-    certain = repeated & (n_next == 1) & ~noisy
+    certain = (repeated & (n_next == 1) & ~noisy).sum((1, 2))
     n_room = (batch.n * room).sum((1, 2))
     two_valued = (batch.n * variance * inside).sum((1, 2)) / n_room.clamp(min=1e-9)
     # Narrow: one for a behaviour that never varies. Unpaired: on paths, a state is left
@@ -315,9 +307,6 @@ def build_features(batch: StatisticsBatch) -> Features:
     )
     # A reward of zero is always possible: nothing follows an end.
     seen = reward.amax((1, 2)).clamp(min=0) - reward.amin((1, 2)).clamp(max=0)
-    span = torch.where(declared, (high - low) / scale, seen)
-    n_degrees = (batch.n - 1).clamp(min=0).sum((1, 2)) + 1
-    pooled = ((batch.n * variance).sum((1, 2)) + span**2 / 4) / n_degrees
     return Features(
         pair=pair,
         state=state,
@@ -334,10 +323,8 @@ def build_features(batch: StatisticsBatch) -> Features:
         allowed=batch.allowed,
         gamma=batch.gamma,
         scale=scale,
-        span=span,
-        variance=(batch.n * variance + pooled[:, None, None]) / batch.n.clamp(min=1),
+        span=torch.where(declared, (high - low) / scale, seen),
         varied=1 - constant,
-        noisy=1 - certain.sum((1, 2)) / n_repeated.clamp(min=1),
-        several=repeated & ~certain,
+        noisy=1 - certain / n_repeated.clamp(min=1),
         hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
     )

@@ -7,11 +7,10 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tabrl._features import Features, StatisticsBatch, build_features
 from tabrl._network import QUANTILES, Network, Posterior, Tokens
-from tabrl._planning import SparseProcess, exploration_bonus, plan_sparse
+from tabrl._planning import SparseProcess, plan_sparse
 
 # Actions whose log-probabilities differ by less are as good as each other.
 _TIE = 1e-5
@@ -65,35 +64,19 @@ def solve(
 
 
 def solve_optimistically(
-    network: Network,
-    batch: StatisticsBatch,
-    device: torch.device,
-    optimism: float,
-    draw: float = 1.0,
+    network: Network, batch: StatisticsBatch, device: torch.device, optimism: float
 ) -> NDArray[np.float64]:
     """Return the action values (S, A) of an explorer, in units of the scale.
 
-    As `tabrl._planning.plan_exploration`, for one data set; ``optimism`` multiplies
-    what is added to the middle head in the end, ``draw`` its doubt.
+    ``optimism`` multiplies what `Network.optimistic_reward` adds to the middle head.
     """
     features, _, posterior = infer(network, batch, device)
-    allowed = _mask(batch)
     with torch.inference_mode():
+        middle = posterior.reward[1, 0].cpu().numpy()
+        high = network.optimistic_reward(posterior, features)[0].cpu().numpy()
         process = SparseProcess(posterior, features)
-        r = posterior.reward[1, 0].cpu().numpy()
-        v = None  # of the plan before: the next is near, and starts from there
-
-        def plan(doubt: Tensor) -> Tensor:
-            nonlocal v
-            v = plan_sparse(process, r + doubt[0].cpu().numpy(), v, allowed).max(1)
-            return torch.from_numpy(v[None]).to(device)
-
-        def ahead(v: Tensor) -> Tensor:
-            return torch.from_numpy(process.ahead(v[0].cpu().numpy())[None]).to(device)
-
-        added = exploration_bonus(network, posterior, features, plan, ahead, draw)
-        bonus = optimism * added[0].cpu().numpy()
-    return plan_sparse(process, r + bonus, v, allowed)
+    r = middle + optimism * (high - middle)
+    return plan_sparse(process, r, allowed=_mask(batch))
 
 
 def _mask(batch: StatisticsBatch) -> NDArray[np.bool_] | None:

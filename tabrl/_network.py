@@ -69,10 +69,6 @@ class Posterior:
     edge_prob : Tensor of shape (E,)
     itself, siblings, predecessors, anywhere : Tensor of shape (B, S, A)
         Probability of each part of the prior successor mixture.
-    ended : Tensor of shape (B, S, A)
-        Probability of an end, as far as the data show it.
-    weight : Tensor of shape (2, B, S, A)
-        Visits plus what the prior counts for, of the successors and of the reward.
     """
 
     reward: Tensor
@@ -81,8 +77,6 @@ class Posterior:
     siblings: Tensor
     predecessors: Tensor
     anywhere: Tensor
-    ended: Tensor
-    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,12 +104,6 @@ def symlog(x: Tensor) -> Tensor:
 def symexp(x: Tensor) -> Tensor:
     """Return the inverse of `symlog`."""
     return x.sign() * torch.expm1(x.abs())
-
-
-def _mean_visits(features: Features) -> Tensor:
-    """Return the mean number of visits of the pairs of known states, (B,)."""
-    asked = features.known[..., None] & features.allowed
-    return features.n.sum((1, 2)) / asked.sum((1, 2)).clamp(min=1)
 
 
 def _mlp(width: int, hidden: int, out: int) -> nn.Sequential:
@@ -222,14 +210,14 @@ class _Layer(nn.Module):
 class Network(nn.Module):
     """Learned posterior over decision processes, and a policy from its plans.
 
-    ``optimism`` is (level, untried) of `doubt` and `hope`: chosen after training, kept
-    with the weights.
+    ``optimism`` is the rule of `optimistic_reward`: chosen after training, kept with
+    the weights.
     """
 
     def __init__(
         self,
         config: NetworkConfig,
-        optimism: tuple[float, float] = (0.8, 0.05),
+        optimism: tuple[float, float, float] = (1.0, 0.1, 0.1),
     ) -> None:
         super().__init__()
         self.config = config
@@ -277,12 +265,6 @@ class Network(nn.Module):
         out = self.posterior_head(tokens.pair).to(dtype)
         n = features.n
         log_strength, prior_reward = out[..., :2].clamp(-8, 4), out[..., 2]
-        # What the prior counts for, of the successors, is one number for a data set.
-        visited = (n > 0).to(log_strength)
-        pooled = (log_strength[..., 0] * visited).sum((1, 2), keepdim=True)
-        pooled = pooled / visited.sum((1, 2), keepdim=True).clamp(min=1)
-        pooled = pooled.expand_as(log_strength[..., 0])
-        log_strength = torch.stack([pooled, log_strength[..., 1]], -1)
         strength = log_strength.exp()
         bonus = functional.softplus(out[..., -2:] - 1)  # (B, S, A, 2)
         trust = n / (n + strength[..., 0])
@@ -332,61 +314,45 @@ class Network(nn.Module):
             siblings=mixture[..., 1],
             predecessors=mixture[..., 2],
             anywhere=mixture[..., 3],
-            ended=trust * features.terminated,
-            weight=n + strength.permute(3, 0, 1, 2),
         )
 
-    def hope(self, features: Features) -> Tensor:
-        """Return what a pair may give besides, for all that is known of it, (B, S, A).
+    def optimistic_reward(self, posterior: Posterior, features: Features) -> Tensor:
+        """Return the rewards (B, S, A) for which an agent plans that explores.
 
-        That is ``untried`` times the span of the rewards over the horizon
-        1 / (1 - gamma (1 - N t)) for a pair without a visit, so that none that can be
+        The middle head's plus level times what the high head adds to it (with a lower
+        floor, as what is too high for one step is so for every step of a plan), where
+        level = base + growth (1 + 6 V) log(1 + m), (base, growth, untried) =
+        ``optimism``, m is the mean number of visits of a pair, and V the share of the
+        pairs that turned out to lead to more than one state. As in Bayes-UCB (Kaufmann
+        et al., 2012), the quantile to hope for rises with time, and faster where
+        repeating teaches something.
+
+        A pair without a visit may give besides ``untried`` times the span of the
+        rewards over the horizon 1 / (1 - gamma (1 - N t)), so that none that can be
         reached stays untried for good; N is the share of the pairs that had more than
         one outcome, t that of the steps that terminated. (Where one try tells all,
         hope is cheap, and that for the whole horizon finds what is far.)
         Where a first try may have been bad luck it is repeated: after n visits the same
-        is divided by n^3 and multiplied by N, and by 1 + log(1 + m), m the mean number
-        of visits of a pair, as long as there may be states that were never reached, for
-        those bad luck may hide for good; after that by 0.6, though never for less than
-        the reward of two steps.
+        is divided by n^3 and multiplied by N, and by 1 + log(1 + m) as long as there
+        may be states that were never reached, for those bad luck may hide for good;
+        after that by 0.3, though never for less than the reward of one step.
         """
+        _, middle, high = posterior.reward
+        asked = features.known[..., None] & features.allowed
         n_steps = features.n.sum((1, 2))
+        visits = n_steps / asked.sum((1, 2)).clamp(min=1)
+        base, growth, untried = self.optimism
+        time = torch.log1p(visits)
+        level = base + growth * (1 + 6 * features.varied) * time
         ends = (features.n * features.terminated).sum((1, 2)) / n_steps.clamp(min=1)
         horizon = 1 / (1 - features.gamma * (1 - features.noisy * ends))
-        again = (0.6 * horizon).clamp(min=2)
-        time = torch.log1p(_mean_visits(features))
+        again = (0.3 * horizon).clamp(min=1)
         again = torch.where(features.hidden, (1 + time) * horizon, again)
         again = (features.noisy * again)[:, None, None] / features.n.clamp(min=1) ** 3
-        again = torch.where(features.n > 0, again, horizon[:, None, None])
-        return self.optimism[1] * features.span[:, None, None] * again
-
-    def doubt(
-        self, posterior: Posterior, features: Features, variance: Tensor
-    ) -> Tensor:
-        """Return how far the value of a pair may lie above its mean, (B, S, A).
-
-        That is the smaller of two. The first is ``level`` times N' sqrt(log(1 + m))
-        standard deviations of the posterior mean, as in Bayes-UCB (Kaufmann et al.,
-        2012) the more of them the longer the agent has been at it; N' is 1 for a pair
-        that had more than one outcome, else N, and N and m are as in `hope`. A
-        deviation is that of a mean of n + n0 draws, n0 being what the prior counts for:
-        of the values of what follows, whose ``variance`` (B, S, A) planning has found,
-        and of the rewards. So doubt is small, however few the visits, where it makes no
-        difference what follows. The second is what the high head adds (with a lower
-        floor, as what is too high for one step is so for every step of a plan), times
-        1 + 0.1 (1 + 6 V) log(1 + m), V being the share of the pairs that turned out to
-        lead to more than one state: what the network has learned to be too much.
-        """
-        time = torch.log1p(_mean_visits(features))[:, None, None]
-        noisy = torch.where(features.several, 1.0, features.noisy[:, None, None])
-        discount = features.gamma[:, None, None]
-        following, reward = posterior.weight + 1
-        of_mean = discount**2 * variance / following + features.variance / reward
-        deviations = self.optimism[0] * noisy * time.sqrt() * of_mean.sqrt()
+        hope = torch.where(features.n > 0, again, horizon[:, None, None])
+        hope = untried * features.span[:, None, None] * hope
         lower = (_HIGH_FLOOR - _EXPLORING_FLOOR) * torch.rsqrt(features.n + 1)
-        learned = posterior.reward[2] - posterior.reward[1] - lower
-        varied = features.varied[:, None, None]
-        return torch.minimum(deviations, (1 + 0.1 * (1 + 6 * varied) * time) * learned)
+        return middle + level[:, None, None] * (high - middle - lower) + hope
 
     def decide(self, tokens: Tokens, features: Features, q: Tensor) -> Decision:
         """Turn planned action values q (3, B, S, A) into policy log-probabilities.

@@ -69,13 +69,13 @@ class OnlineAgent:
     """Agent that learns a decision process by acting in it, in few episodes.
 
     At the start of each episode the pretrained network reads the counts and mean
-    rewards of all transitions so far, and the agent plans exactly, for what each
-    action may give besides what is expected of it, more boldly in some plans than in
-    others. It follows that plan, ties at random: so it goes where the optimum may still
-    be, however far that is. Within an episode it plans again when it is about to take
-    an action for the third time that it took for the second time since it planned (at
-    the earliest after a step for each 10,000 pairs of state and action), and after 200
-    steps or more as soon as the number of visits of some pair has doubled.
+    rewards of all transitions so far, and the agent plans exactly, for the high
+    estimate of what each action may give. It follows that plan, ties at random: so it
+    goes where the optimum may still be, however far that is. Within an episode it
+    plans again when it is about to take an action for the third time that it took for
+    the second time since it planned (at the earliest after a step for each 10,000
+    pairs of state and action), and after 200 steps or more as soon as the number of
+    visits of some pair has doubled.
 
     Parameters
     ----------
@@ -105,8 +105,7 @@ class OnlineAgent:
     explore : bool, default=True
         False follows the exploiting policy instead, sampled from `predict_proba`.
     random_state : int, RandomState instance or None, default=None
-        Of the choice among actions, and of how bold a plan is. If given, `learn` seeds
-        the environment from it.
+        Of the choice among actions. If given, `learn` seeds the environment from it.
 
     Attributes
     ----------
@@ -657,7 +656,7 @@ class OnlineAgent:
         self._news.clear()
 
     def _optimistic(self) -> NDArray[np.float64]:
-        """Return the action values (S, A) to explore by, in units of the scale."""
+        """Return the action values (S, A) of the high plan, in units of its scale."""
         check_optimism(self.optimism)
         scores = np.zeros((len(self._states), self._tally.n_actions))
         codes, told = self._told()

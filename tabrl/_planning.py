@@ -8,9 +8,6 @@ differentiable linear solve for the greedy policy, exact by the envelope theorem
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,10 +16,8 @@ from scipy.sparse.linalg import LinearOperator, bicgstab, splu
 from torch import Tensor
 
 from tabrl._features import Features
-from tabrl._network import Network, Posterior
+from tabrl._network import Posterior
 
-# An explorer plans so often for what it doubts before it plans for what it follows.
-_DOUBTS = 3
 # A policy changes an action only for more than this share of the values' size;
 # without it, rounding makes policy iteration cycle among equal actions.
 _TIE = 1e-9
@@ -134,70 +129,6 @@ def plan_reward(posterior: Posterior, features: Features, reward: Tensor) -> Ten
     return torch.where(features.allowed, q, torch.minimum(q, v[..., None]))
 
 
-def plan_exploration(
-    network: Network,
-    posterior: Posterior,
-    features: Features,
-    draw: Tensor | None = None,
-) -> Tensor:
-    """Return the action values (B, S, A) of an agent that explores.
-
-    `exploration_bonus` comes on top of the middle head's rewards; ``draw`` (B,) is the
-    random number of it, 1 by default.
-    """
-    P = dense_transitions(posterior, features)
-    middle = posterior.reward[1:2]
-    bonus = exploration_bonus(
-        *(network, posterior, features),
-        lambda doubt: plan_reward(posterior, features, middle + doubt)[0].amax(-1),
-        lambda v: torch.einsum("bsat,bt->bsa", P, v),
-        1.0 if draw is None else draw.to(features.n)[:, None, None],
-    )
-    return plan_reward(posterior, features, middle + bonus)[0]
-
-
-def exploration_bonus(
-    network: Network,
-    posterior: Posterior,
-    features: Features,
-    plan: Callable[[Tensor], Tensor],
-    ahead: Callable[[Tensor], Tensor],
-    draw: float | Tensor,
-) -> Tensor:
-    """Return what an agent that explores adds to rewards, (B, S, A).
-
-    That is `Network.hope` and ``draw`` times `Network.doubt`. Doubt is that of what
-    follows a pair, so that it takes a plan; and as what is in doubt is worth something
-    only where it is planned for, the next plan has the doubt of the one before in it.
-
-    With a ``draw`` that is the size of a standard normal number, new for every plan,
-    the agent mostly doubts little, and never stops to doubt much at times, which is
-    cheaper than always to doubt much (RandUCB, Vaswani et al., 2020).
-
-    ``plan`` takes a bonus (B, S, A) to the values (B, S) of the optimal policy, and
-    ``ahead`` values to their mean (B, S, A) over what follows.
-    """
-    doubt = torch.zeros_like(features.n)
-    for _ in range(_DOUBTS):
-        variance = variance_ahead(ahead, plan(doubt), posterior.ended)
-        doubt = draw * network.doubt(posterior, features, variance)
-    return doubt + network.hope(features)
-
-
-def variance_ahead(ahead: Callable[[Any], Any], v: Any, ended: Any) -> Any:
-    """Return the variance of the values of what follows each pair, (..., S, A).
-
-    ``ahead`` takes values (..., S) of states to their sum (..., S, A) over what
-    follows, weighted by probability; an end, of probability ``ended`` (..., S, A), has
-    the value 0, and what is missing to one is left out. NumPy or torch.
-    """
-    mass = (ahead(v * 0 + 1) + ended).clip(1e-9)
-    origin = v.mean(-1)[..., None]  # near the values, which may all be large
-    v, of_end = v - origin, -origin[..., None]
-    mean = (ahead(v) + ended * of_end) / mass
-    return ((ahead(v**2) + ended * of_end**2) / mass - mean**2).clip(0)
-
-
 # -- sparse, one data set ----------------------------------------------------
 
 
@@ -235,16 +166,12 @@ class SparseProcess:
 
     def action_values(self, r: NDArray, v: NDArray) -> NDArray:
         """Return q = r + gamma P v, (S, A)."""
-        return r + self.gamma * self.ahead(v)
-
-    def ahead(self, v: NDArray) -> NDArray:
-        """Return P v, (S, A)."""
-        ahead = (self.edges @ v).reshape(self.itself.shape)
+        ahead = (self.edges @ v).reshape(r.shape)
         ahead += self.itself * v[:, None]
         ahead += self.siblings * (self.siblings_of @ v)[:, None]
         ahead += self.predecessors * (self.predecessors_of @ v)[:, None]
         ahead += self.anywhere * v.mean()
-        return ahead
+        return r + self.gamma * ahead
 
     def evaluate(
         self,

@@ -21,7 +21,12 @@ from pretraining.benchmark.baselines import (
     spibb,
     vi_lcb,
 )
-from pretraining.benchmark.bayes import bayes_reference, mean_value, posterior_samples
+from pretraining.benchmark.bayes import (
+    bayes_reference,
+    inferred_mean,
+    mean_value,
+    posterior_samples,
+)
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment, garnet
 from pretraining.benchmark.exact import (
     action_values,
@@ -334,6 +339,24 @@ def test_bayes_reference_is_no_worse_than_any_deterministic_policy(seed):
     )
     assert mean_value(P, reward, 0.9, start, pi)[0] >= best - 1e-9
     np.testing.assert_allclose(pi.sum(axis=1), 1)
+
+
+def test_an_unknown_concentration_is_inferred():
+    counts = np.array([[[3.0, 1.0]], [[0.0, 2.0]]])
+    for a in (0.5, 2.0):  # known: the mean of Dirichlet rows
+        known = (counts + a) / (counts.sum(-1, keepdims=True) + 2 * a)
+        assert np.allclose(inferred_mean(counts, np.array([a])), known)
+    # For a = 1 the chances are 3! 1! / 5! and 2! / 3!; for 2, those of beta-binomials.
+    one, two = (6 / 120) * (2 / 6), (24 * 2 / 5040 * 6) * (6 / 120 * 6)
+    means = [inferred_mean(counts, np.array([a])) for a in (1.0, 2.0)]
+    expected = (one * means[0] + two * means[1]) / (one + two)
+    assert np.allclose(inferred_mean(counts, np.array([1.0, 2.0])), expected)
+    # Rows that repeat say that it is small, and many outcomes that it is large.
+    grid, few = np.geomspace(0.05, 5, 50), np.full((4, 2, 4), 0.0)
+    few[..., 0] = 4
+    many = np.ones((4, 2, 4))
+    assert inferred_mean(few, grid)[..., 1:].max() < 0.02
+    assert np.allclose(inferred_mean(many, grid), 0.25)
 
 
 def test_posterior_samples_have_the_moments_of_dirichlet_rows():

@@ -422,98 +422,46 @@ def test_more_data_bring_the_posterior_nearer(network):
     assert distances[3] < 0.02 * distances[2]
 
 
-def test_what_an_agent_hopes_for_falls_with_the_visits_of_a_pair():
+def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
     data = statistics_batch(**draw_arrays(0))
-    network = Network(NetworkConfig(), optimism=(0.5, 0.1)).double()
-    noisy = share_of_noisy_pairs(data)
-    assert ((noisy > 0) & (noisy < 1)).all()
-    means = data.reward_sum / data.n.clamp(min=1e-12)
-    scale = build_features(data).scale
+    features = build_features(data)
+    network = Network(NetworkConfig(), optimism=(0.5, 0.2, 0.1)).double()
+    _, posterior = network(features)
+    _, middle, high = posterior.reward
+    visits = data.n.mean((1, 2))
+    counts = torch.as_tensor(draw_arrays(0)["counts"])
+    n_next = (counts > 0).sum(-1) + (data.n_terminated > 0)
+    repeated = data.n >= 2
+    varied = (repeated & (n_next > 1)).sum((1, 2)) / repeated.sum((1, 2))
+    assert ((varied > 0) & (varied < 1)).all()
+    level = 0.5 + 0.2 * (1 + 6 * varied) * visits.log1p()
+    # The head has a floor of 0.05 / sqrt(n + 1), exploring one of 0.01.
+    hoped = high - middle - 0.04 / (data.n + 1).sqrt()
+    expected = middle + level[:, None, None] * hoped
+    means = data.reward_sum / data.n.clamp(min=1e-12) / features.scale[:, None, None]
     seen = means.amax((1, 2)).clamp(min=0) - means.amin((1, 2)).clamp(max=0)
     ended = data.n_terminated.sum((1, 2)) / data.n.sum((1, 2))
     assert ((ended > 0) & (ended < 1)).all()
+    # Not only states and ends: the rewards of these pairs differ as well.
+    spread = data.n * data.reward_sq_sum > data.reward_sum**2 * (1 + 1e-6)
+    noisy = (repeated & ((n_next > 1) | spread)).sum((1, 2)) / repeated.sum((1, 2))
+    assert (noisy > varied).any()
     horizon = (1 / (1 - data.gamma * (1 - noisy * ended)))[:, None, None]
     retry = noisy[:, None, None] / data.n**3
     # There may be states beyond those of an incomplete set, and within a complete one
     # while some were never reached.
-    reached = torch.as_tensor(draw_arrays(0)["counts"]).sum((1, 2)) > 0
+    reached = counts.sum((1, 2)) > 0
     assert ((data.n.sum(-1) > 0) | reached).all()
-    time = data.n.mean((1, 2)).log1p()[:, None, None]
-    few = (0.6 * horizon).clamp(min=2)
+    time = visits.log1p()[:, None, None]
+    few = (0.3 * horizon).clamp(min=1)
     for complete, again in ((False, (1 + time) * horizon), (True, few)):
         features = build_features(replace(data, complete=torch.tensor([complete] * 3)))
+        found = network.optimistic_reward(posterior, features)
         hope = 0.1 * torch.where(data.n > 0, again * retry, horizon)
-        expected = (seen / scale)[:, None, None] * hope
-        torch.testing.assert_close(network.hope(features), expected)
+        torch.testing.assert_close(found, expected + seen[:, None, None] * hope)
     declared = replace(data, reward_range=torch.tensor([[-1.0, 3.0]] * len(data.gamma)))
     span = build_features(declared).span
     torch.testing.assert_close(span, torch.full_like(span, 4 / 3))
-
-
-def share_of_noisy_pairs(data):
-    """Return the share of the pairs tried twice that had two outcomes, (B,)."""
-    repeated = (data.n >= 2).sum((1, 2))
-    # Not only states and ends: the rewards of these pairs differ as well.
-    assert (noisy_pairs(data) & (count_next(data) == 1)).any()
-    return noisy_pairs(data).sum((1, 2)) / repeated
-
-
-def noisy_pairs(data):
-    """Return which pairs had two outcomes, (B, S, A)."""
-    spread = data.n * data.reward_sq_sum > data.reward_sum**2 * (1 + 1e-6)
-    return (data.n >= 2) & ((count_next(data) > 1) | spread)
-
-
-def count_next(data):
-    """Return the number of next states of `draw_arrays(0)`, an end being one more."""
-    counts = torch.as_tensor(draw_arrays(0)["counts"])
-    return (counts > 0).sum(-1) + (data.n_terminated > 0)
-
-
-@pytest.mark.parametrize("level", [0.05, 0.5, 5.0])
-def test_doubt_is_deviations_of_a_posterior_mean_as_far_as_learned(level):
-    data = statistics_batch(**draw_arrays(0))
-    features = build_features(data)
-    network = Network(NetworkConfig(), optimism=(level, 0.1)).double()
-    _, posterior = network(features)
-    # A new network counts its prior as one visit.
-    torch.testing.assert_close(posterior.weight, (data.n + 1).expand(2, *data.n.shape))
-    ended = data.n / (data.n + 1) * features.terminated
-    torch.testing.assert_close(posterior.ended, ended)
-    variance = torch.rand(data.n.shape, dtype=torch.float64)
-    gamma = data.gamma[:, None, None]
-    of_reward = features.variance / (data.n + 2)
-    deviation = (gamma**2 * variance / (data.n + 2) + of_reward).sqrt()
-    time = data.n.mean((1, 2)).log1p()[:, None, None]
-    share = share_of_noisy_pairs(data)[:, None, None]
-    share = torch.where(noisy_pairs(data), 1.0, share)
-    deviations = level * share * time.sqrt() * deviation
-    repeated = data.n >= 2
-    varied = (repeated & (count_next(data) > 1)).sum((1, 2)) / repeated.sum((1, 2))
-    assert ((varied > 0) & (varied < 1)).all()
-    # The head has a floor of 0.05 / sqrt(n + 1), exploring one of 0.01.
-    learned = posterior.reward[2] - posterior.reward[1] - 0.04 / (data.n + 1).sqrt()
-    learned = (1 + 0.1 * (1 + 6 * varied[:, None, None]) * time) * learned
-    share_learned = (learned < deviations).double().mean()
-    assert share_learned > 0.5 if level == 5 else share_learned < 0.5, share_learned
-    found = network.doubt(posterior, features, variance)
-    torch.testing.assert_close(found, torch.minimum(deviations, learned))
-
-
-def test_the_variance_of_a_reward_is_shrunk_to_that_of_all_pairs():
-    """Two pairs: rewards 0, 0, 1, 1 of the first, a 1 of the second."""
-    data = statistics_batch(
-        counts=np.array([[[[4]], [[1]]]]).reshape(1, 1, 2, 1),
-        ended=np.zeros((1, 1, 2)),
-        reward_sum=np.array([[[2.0, 1.0]]]),
-        reward_sq_sum=np.array([[[2.0, 1.0]]]),
-        gamma=0.9,
-        reward_range=(0, 1),
-    )
-    pooled = (4 * 0.25 + 0.25) / (3 + 1)
-    expected = [[[(3 * (1 / 3) + pooled) / (3 + 1), pooled]]]
-    found = build_features(data).variance
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype))
 
 
 def test_a_state_is_hidden_until_it_is_reached():

@@ -20,7 +20,6 @@ from tabrl._planning import (
     plan_dense,
     plan_sparse,
     policy_iteration,
-    variance_ahead,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -29,9 +28,9 @@ seeds = st.integers(0, 2**32 - 1)
 def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
     """Return features with all that planning reads; the rest is empty."""
     empty = torch.zeros(0, dtype=torch.float64)
-    names = "pair state data reward terminated scale span variance varied noisy several"
-    others = "hidden edge_prob edge_sibling edge_predecessor"
-    fields = {name: empty for name in f"{names} {others}".split()}
+    names = "pair state data reward terminated scale span varied noisy hidden"
+    edges_of = "edge_prob edge_sibling edge_predecessor"
+    fields = {name: empty for name in f"{names} {edges_of}".split()}
     fields |= {
         "n": torch.zeros(n_sets, n_states, n_actions, dtype=torch.float64),
         "known": torch.ones(n_sets, n_states, dtype=torch.bool),
@@ -65,8 +64,6 @@ def known_process(P, r, gamma) -> tuple[Posterior, Features]:
         siblings=none,
         predecessors=none,
         anywhere=none,
-        ended=none,
-        weight=none.expand(2, *none.shape),
     )
     return posterior, features
 
@@ -107,8 +104,6 @@ def random_posterior(
         siblings=parts[2].contiguous(),
         predecessors=parts[3].contiguous(),
         anywhere=parts[4].contiguous(),
-        ended=parts[5] / 2,
-        weight=torch.ones(2, n_sets, n_states, n_actions, dtype=torch.float64),
     )
     return posterior, features
 
@@ -232,8 +227,6 @@ def test_transitions_by_hand():
         siblings=weight(0.25, 0.0, 0.0, 0.0),
         predecessors=weight(0.0, 0.0, 0.25, 0.0),
         anywhere=weight(0.0, 0.0, 0.0, 0.5),
-        ended=weight(0.0, 0.0, 0.0, 0.0),
-        weight=torch.ones(2, 1, 2, 2, dtype=torch.float64),
     )
     expected = [
         [[0.25 * 0.75, 0.5 + 0.25 * 0.25], [0.25 + 0.125, 0.0]],
@@ -341,34 +334,6 @@ def test_evaluate_actions_of_heads_and_batches():
             np.testing.assert_allclose(found[h, b], expected, rtol=1e-9)
 
 
-# What an explorer plans for
-
-
-def test_variance_of_what_follows():
-    """Of next states and of an end, given that it is one of them."""
-    posterior, features = random_posterior(8, n_sets=2)
-    P, ended = dense_transitions(posterior, features), posterior.ended
-    rng = np.random.default_rng(8)
-    v = torch.from_numpy(1e4 + rng.normal(size=(2, 6)))  # variance is of differences
-
-    def ahead(v):
-        return torch.einsum("bsat,bt->bsa", P, v)
-
-    found = variance_ahead(ahead, v, ended)
-    for b, s, a in np.ndindex(2, 6, 3):
-        odds = np.append(P[b, s, a].numpy(), ended[b, s, a])
-        odds /= odds.sum()
-        values = np.append(v[b].numpy(), 0.0)
-        expected = odds @ (values - odds @ values) ** 2
-        np.testing.assert_allclose(found[b, s, a], expected, rtol=1e-6, atol=1e-6)
-    posterior, features = random_posterior(9)
-    v, ended = v[0], posterior.ended
-    process = SparseProcess(posterior, features)
-    P = dense_transitions(posterior, features)
-    sparse = variance_ahead(process.ahead, v.numpy(), ended[0].numpy())
-    np.testing.assert_allclose(sparse, variance_ahead(ahead, v[None], ended)[0])
-
-
 def test_policy_iteration_in_single_precision():
     posterior, features = random_posterior(5, 4, 8, 3, 0.99)
     P = dense_transitions(posterior, features)
@@ -389,8 +354,7 @@ def test_gradient_against_finite_differences():
     inputs = [getattr(posterior, name).clone().requires_grad_() for name in names]
 
     def values(*tensors):
-        changed = replace(posterior, **dict(zip(names, tensors, strict=True)))
-        return plan_dense(changed, features)
+        return plan_dense(Posterior(**dict(zip(names, tensors, strict=True))), features)
 
     # gradcheck perturbs each input by 1e-6 and compares in float64.
     assert torch.autograd.gradcheck(values, inputs, eps=1e-6, atol=1e-5, rtol=1e-4)

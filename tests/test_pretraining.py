@@ -48,11 +48,9 @@ from pretraining.train import (
     train,
     use_bfloat16,
 )
-from tabrl._checkpoint import load_network
 from tabrl._features import StatisticsBatch, build_features
-from tabrl._inference import infer, solve_optimistically
 from tabrl._network import Network, NetworkConfig
-from tabrl._planning import plan_dense, plan_exploration
+from tabrl._planning import plan_dense
 from tabrl._statistics import Statistics
 
 ROOT = Path(__file__).parents[1]
@@ -290,31 +288,8 @@ def test_contexts_are_explored_as_by_an_agent():
     data = to_statistics(batch, log, np.array([False]), np.array([[0.0, 1.0]]))
     network = Network(NetworkConfig(width=8, n_layers=1, n_heads=2))
     assert exploring_policy(network, data).tolist() == [[[0, 1]]]
-    network.optimism = (0.0, 0.0)
+    network.optimism = (0.0, 0.0, 0.0)
     assert exploring_policy(network, data).tolist() == [[[1, 0]]]
-
-
-@pytest.mark.parametrize("family", list(FAMILIES))
-def test_an_agent_explores_as_in_pretraining(family):
-    rng = np.random.default_rng(10)
-    batch = draw_processes(rng, 1, 8, 3, [family])
-    log = simulate(rng, batch, np.array([60]))
-    data = to_statistics(batch, log, np.array([False]), draw_reward_ranges(rng, batch))
-    exact = {
-        f.name: getattr(data, f.name).double()
-        for f in fields(data)
-        if getattr(data, f.name).is_floating_point()
-    }
-    data = replace(data, **exact, known=torch.ones_like(data.known))
-    network = load_network("auto", CPU).double()
-    features, _, posterior = infer(network, data, CPU)
-    with torch.no_grad():
-        draw = torch.tensor([1.5])
-        dense = plan_exploration(network, posterior, features, draw)[0].numpy()
-    sparse = solve_optimistically(network, data, CPU, optimism=1.0, draw=1.5)
-    allowed = data.allowed[0].numpy()
-    np.testing.assert_allclose(sparse[allowed], dense[allowed], rtol=1e-6, atol=1e-8)
-    assert not np.allclose(dense, solve_optimistically(network, data, CPU, 0.0))
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

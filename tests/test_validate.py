@@ -276,6 +276,8 @@ def test_no_method_beats_the_bayes_reference():
     lost = {name: mean for name, (mean, _, _) in list(report.items())[1:]}
     assert 0 <= lost["reference"] < 0.5 * lost["ce_random_ties"]
     assert lost["reference"] < min(lost["sampled"], lost["greedy"])
+    assert lost["reference"] <= lost["told_prior"] < lost["told_family"]
+    assert lost["told_family"] < 0.5 * lost["ce_random_ties"]
     excess = lost["greedy"] / lost["reference"] - 1
     assert lost["excess_greedy"] == pytest.approx(excess, rel=0.05)
 
