@@ -27,11 +27,9 @@ from tabrl._planning import evaluate_actions, policy_iteration
 
 _SEED = (2**32 - 1, 2**16)  # that of validation, beyond the number of any family
 _GROUP = 8
-_COMPARED = (
-    *("sampled", "greedy", "ce_random_ties", "told_prior", "told_family", "reference"),
-)
 _N_POSTERIOR = 1000  # draws by which policies are scored
-_CONCENTRATIONS = np.geomspace(0.05, 5, 50)  # as the family of dense processes has
+# The concentrations that a plan for the posterior mean takes for possible.
+_TOLD = {"told_prior": np.ones(1), "told_family": np.geomspace(0.05, 5, 50)}
 
 
 def bayes_comparison(
@@ -67,17 +65,16 @@ def bayes_comparison(
                 np.zeros(_GROUP, bool),
                 declared,
             )
-            policy, one = policy_of(statistics), np.ones(1)
+            policy = policy_of(statistics)
             policies = {
                 "sampled": policy,
                 "greedy": greedy(policy),
                 "ce_random_ties": greedy(certainty_equivalence(statistics)),
                 "uniform": uniform(batch.allowed).double(),
-                "told_prior": _plan(batch, [inferred_mean(c, one) for c in counts]),
-                "told_family": _plan(
-                    batch, [inferred_mean(c, _CONCENTRATIONS) for c in counts]
-                ),
             }
+            for name, possible in _TOLD.items():
+                P = np.stack([inferred_mean(c, possible) for c in counts])
+                policies[name] = _plan(batch, P)
             for b in range(_GROUP):
                 reward, start = batch.reward[b].numpy(), batch.start[b].numpy()
                 terminal, gamma = batch.terminal[b].numpy(), float(batch.gamma[b])
@@ -93,7 +90,7 @@ def bayes_comparison(
     scores = {name: np.array(values) for name, values in lost.items()}
     means = resample(np.random.default_rng(0), scores)
     report: dict[str, Any] = {"n_processes": len(scores["reference"])}
-    for name in _COMPARED:
+    for name in ("sampled", "greedy", "ce_random_ties", *_TOLD, "reference"):
         report[name] = interval(means[name] / means["uniform"])
         report[f"excess_{name}"] = interval(means[name] / means["reference"] - 1)
     return report
@@ -109,9 +106,9 @@ def optimal_value(P: NDArray, reward: NDArray, gamma: float, start: NDArray) -> 
     return float((v.numpy() @ start).mean())
 
 
-def _plan(batch: ProcessBatch, P: list[NDArray]) -> Tensor:
-    """Return the optimal policy (B, S, A) for other transitions P, each (S, A, S)."""
-    transitions, gamma = torch.from_numpy(np.stack(P)), batch.gamma.double()
+def _plan(batch: ProcessBatch, P: NDArray) -> Tensor:
+    """Return the optimal policy (B, S, A) for other transitions P (B, S, A, S)."""
+    transitions, gamma = torch.from_numpy(P), batch.gamma.double()
     action = policy_iteration(transitions, batch.reward.double(), gamma)
     return one_hot(action, batch.allowed.shape[-1]).double()
 
