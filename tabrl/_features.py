@@ -20,7 +20,7 @@ from tabrl._statistics import Statistics
 
 PAIR_FEATURES = 14
 STATE_FEATURES = 6
-DATA_FEATURES = 21
+DATA_FEATURES = 23
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,8 @@ def build_features(batch: StatisticsBatch) -> Features:
         0, batch.edge_pair, edge_prob, "amax"
     )
     largest = torch.maximum(largest.view_as(batch.n), terminated)
+    sum_of_squares = segment_sum(edge_prob**2, batch.edge_pair, n_flat_pairs)
+    sum_of_squares = sum_of_squares.view_as(batch.n) + terminated**2
     arrivals = segment_sum(batch.edge_count, batch.edge_next, n_flat_states)
     arrivals = arrivals.view(n_sets, n_states)
     state_visits = batch.n.sum(-1)
@@ -274,6 +276,13 @@ def build_features(batch: StatisticsBatch) -> Features:
     certain = (repeated & (n_next == 1) & ~noisy).sum((1, 2))
     n_room = (batch.n * room).sum((1, 2))
     two_valued = (batch.n * variance * inside).sum((1, 2)) / n_room.clamp(min=1e-9)
+    # Agreement: the chance that two visits of a pair, not the same, ended alike; over
+    # pairs by degrees of freedom. It tells how random the transitions of a process are.
+    degrees = (batch.n - 1).clamp(min=0)
+    agreement = (batch.n * sum_of_squares - 1) / degrees.clamp(min=1)
+    n_degrees = degrees.sum((1, 2))
+    agreed = (degrees * agreement).sum((1, 2)) / n_degrees.clamp(min=1)
+    apart = degrees * (agreement - agreed[:, None, None]) ** 2
     # Narrow: one for a behaviour that never varies. Unpaired: on paths, a state is left
     # as often as it is entered, but for starts and ends.
     n_steps = batch.n.sum((1, 2)).clamp(min=1)
@@ -302,6 +311,8 @@ def build_features(batch: StatisticsBatch) -> Features:
             narrow,
             unpaired,
             batch.complete.to(reward),
+            agreed,
+            (apart.sum((1, 2)) / n_degrees.clamp(min=1)).sqrt(),
         ],
         dim=-1,
     )

@@ -161,7 +161,9 @@ def test_features_by_hand():
     assert features.data[0, 4] == pytest.approx(0.5)
     # One action a state; of five steps, three more leave state 0 than enter it, and
     # two more enter state 1 than leave it.
-    assert features.data[0, -3:].tolist() == [1, 1, 0]
+    assert features.data[0, 18:21].tolist() == [1, 1, 0]
+    # Of the six pairs among the four visits of (0, 0), one is of two that ended alike.
+    np.testing.assert_allclose(features.data[0, 21:], [1 / 6, 0], atol=1e-12)
 
 
 def test_features_say_what_the_behaviour_was_like():
@@ -172,12 +174,25 @@ def test_features_say_what_the_behaviour_was_like():
     assert features.pair[0, :, :, -1].tolist() == [[0.75, 0.25], [1, 0]]
     assert features.state[0, :, -1].tolist() == [0.75, 1]
     # Seven of eight steps take their state's usual action; the log may be one path.
-    assert features.data[0, -3:].tolist() == [0.875, 0, 0]
+    assert features.data[0, 18:21].tolist() == [0.875, 0, 0]
     states = replace(
         statistics_batch(counts, nothing, nothing, nothing, 0.9),
         complete=torch.ones(1, dtype=torch.bool),
     )
-    assert build_features(states).data[0, -1] == 1
+    assert build_features(states).data[0, 20] == 1
+
+
+def test_features_say_how_often_two_visits_of_a_pair_agree():
+    counts = np.zeros((1, 3, 2, 3))
+    counts[0, 0, 0], counts[0, 1, 0] = [2, 1, 1], [0, 3, 0]
+    ended = np.zeros((1, 3, 2))
+    ended[0, 2] = [1, 2]  # one visit says nothing
+    nothing = np.zeros((1, 3, 2))
+    features = build_features(statistics_batch(counts, ended, nothing, nothing, 0.9))
+    degrees, agreement = np.array([3, 2, 1]), np.array([1 / 6, 1, 1])
+    mean = np.average(agreement, weights=degrees)
+    spread = np.average((agreement - mean) ** 2, weights=degrees) ** 0.5
+    np.testing.assert_allclose(features.data[0, 21:], [mean, spread])
 
 
 @pytest.mark.parametrize("reward_range", [None, (-3.0, 8.0)])
