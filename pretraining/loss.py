@@ -1,4 +1,4 @@
-"""The three losses: exact value of the policy, optimal actions, value quantiles."""
+"""The losses: exact value of the policy, optimal actions, value quantiles, transitions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from pretraining.targets import ProcessBatch, evaluate_policy, uniform
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import QUANTILES, Network, symlog
-from tabrl._planning import plan_dense
+from tabrl._planning import dense_transitions, plan_dense
 
 # What each loss counts in their sum.
-WEIGHTS = {"regret": 1.0, "optimal": 0.3, "quantile": 0.5}
+WEIGHTS = {"regret": 1.0, "optimal": 0.3, "quantile": 0.5, "transition": 0.3}
 # The error of a value shrinks with the visits of its pair, and would hardly be felt
 # where it says when to stop exploring: it counts sqrt(n + 1) times, up to this.
 _MOST_OF_A_PAIR = 10.0
@@ -22,6 +22,8 @@ _MOST_OF_A_PAIR = 10.0
 _EVERYWHERE = 0.2
 # Normalised regrets above this grow only logarithmically in the loss.
 _LINEAR_REGRET = 2.0
+# No expected transition is less likely than this in the loss.
+_LEAST = 1e-5
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Losses:
     regret: Tensor
     optimal: Tensor
     quantile: Tensor
+    transition: Tensor
     coverage: Tensor
     brier: Tensor
     policy: Tensor
@@ -75,19 +78,40 @@ def compute_losses(
     missed = share * pinball
     felt = (features.n + 1).sqrt().clamp(max=_MOST_OF_A_PAIR)
 
+    P = dense_transitions(posterior, features)
+    transition = (share * divergence(batch, features.known, P)).sum()
+
     below = (error <= 1e-6).to(q)  # (3, B, S, A)
     return Losses(
         total=WEIGHTS["regret"] * bounded
         + WEIGHTS["optimal"] * optimal_loss
-        + WEIGHTS["quantile"] * (felt * missed).sum(),
+        + WEIGHTS["quantile"] * (felt * missed).sum()
+        + WEIGHTS["transition"] * transition,
         regret=regret.clamp(max=_LINEAR_REGRET).mean().detach(),
         optimal=optimal_loss.detach(),
         quantile=missed.sum().detach(),
+        transition=transition.detach(),
         coverage=(share * below).sum((1, 2, 3)).detach(),
         brier=(weight * brier).sum().detach(),
         policy=pi.detach(),
         q_high=q[2].detach(),
     )
+
+
+def divergence(batch: ProcessBatch, known: Tensor, P: Tensor) -> Tensor:
+    """Return the divergence of expected transitions ``P`` (B, S, A, S) from the true.
+
+    In nats, (B, S, A). It is least on average for the posterior mean. Ends and states
+    that are not ``known`` (B, S) count as one next state.
+    """
+    inside = (known & ~batch.terminal)[:, None, None]
+
+    def with_rest(P: Tensor) -> Tensor:
+        P = P * inside
+        return torch.cat([P, 1 - P.sum(-1, keepdim=True)], -1)
+
+    true, log = with_rest(batch.P).clamp(min=0), with_rest(P).clamp(min=_LEAST).log()
+    return (torch.special.xlogy(true, true) - true * log).sum(-1)
 
 
 def normalised_regret(

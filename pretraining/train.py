@@ -151,7 +151,7 @@ def train_on_group(
         )
         losses = compute_losses(network, batch, statistics.to(device))
         (losses.total * (weight / group.n_rounds)).backward()
-        for name in ("total", "regret", "optimal", "quantile"):
+        for name in ("total", "regret", "optimal", "quantile", "transition"):
             value = getattr(losses, name).item() / group.n_rounds
             sums[name] = sums.get(name, 0.0) + value
         for head, share in zip(("low", "middle", "high"), losses.coverage, strict=True):
