@@ -130,12 +130,13 @@ def development_value(checkpoint: Path) -> dict[str, float]:
 def table(results: dict[str, dict[str, float]]) -> str:
     """Return the results as Markdown."""
     lines = [
-        "| variant | regret | optimal | quantile | value on logs, +- standard error |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| variant | regret | optimal | quantile | transition "
+        "| value on logs, +- standard error |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
         f"| {name} | {r['regret']:.3f} | {r['optimal']:.3f} | {r['quantile']:.3f} | "
-        f"{r['value']:.3f} +- {r['value_error']:.3f} |"
+        f"{r['transition']:.3f} | {r['value']:.3f} +- {r['value_error']:.3f} |"
         for name, r in results.items()
     ]
     return "\n".join(lines)

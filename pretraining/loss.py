@@ -1,4 +1,4 @@
-"""The losses: exact value of the policy, optimal actions, value quantiles, transitions."""
+"""The losses: value of the policy, optimal actions, value quantiles, transitions."""
 
 from __future__ import annotations
 

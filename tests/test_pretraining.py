@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import rel_entr
 from scipy.stats import binom, norm
 
 from pretraining import train as trainer
 from pretraining.controls import certainty_equivalence
 from pretraining.loss import (
     compute_losses,
+    divergence,
     greedy,
     normalised_regret,
     optimal_actions,
@@ -379,7 +381,8 @@ def test_losses_are_those_of_the_network(batch):
 @pytest.mark.parametrize(("n", "times"), [(0, 1), (8, 3), (99, 10), (10_000, 10)])
 def test_well_known_pairs_count_more_in_the_quantile_loss(batch, n, times, monkeypatch):
     monkeypatch.setattr(
-        "pretraining.loss.WEIGHTS", {"regret": 0, "optimal": 0, "quantile": 0.5}
+        "pretraining.loss.WEIGHTS",
+        {"regret": 0, "optimal": 0, "quantile": 0.5, "transition": 0},
     )
     counts = np.zeros(batch.P.shape)
     counts[..., 0] = n
@@ -388,6 +391,43 @@ def test_well_known_pairs_count_more_in_the_quantile_loss(batch, n, times, monke
     losses = compute_losses(small_network(), batch.to("cpu", torch.float32), data)
     expected = 0.5 * times * losses.quantile
     torch.testing.assert_close(losses.total, expected)
+
+
+def test_divergence_by_hand():
+    """Ends and states that are not known are one next state."""
+    batch = noisy_chain()
+    everything = torch.ones(1, 3, dtype=torch.bool)
+    true = batch.continuing
+    none = torch.zeros(1, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(divergence(batch, everything, true), none)
+    expected = torch.zeros(1, 3, 2, 3, dtype=torch.float64)
+    expected[0, :2, :, 0] = 0.5
+    found = divergence(batch, everything, expected)
+    by_hand = 0.25 * np.log(0.25 / 1e-5) + 0.25 * np.log(0.25 / 0.5)
+    assert found[0, 0, 0].item() == pytest.approx(by_hand)
+    # State 1 is not known: going there and ending are the half that is left.
+    found = divergence(batch, torch.tensor([[True, False, False]]), expected)
+    assert found[0, 0].tolist() == pytest.approx([0, np.log(2)])
+    assert found[0, 1, 0].item() == pytest.approx(rel_entr([0.2, 0.8], 0.5).sum())
+
+
+def test_divergence_is_least_for_the_posterior_mean():
+    """A coin of two known biases, each as likely."""
+    P = np.zeros((2, 2, 1, 2))
+    P[0, 0], P[1, 0], P[:, 1, :, 0] = [0.2, 0.8], [0.6, 0.4], 1
+    R = np.zeros((2, 1, 2))
+    R[1] = 1
+    alive, start = np.zeros(2, bool), np.array([1.0, 0])
+    processes = [Process(p, R, alive, start, 0.0) for p in P]
+    batch = solve(processes, np.array([0.9, 0.9]))
+    known = torch.ones(2, 2, dtype=torch.bool)
+
+    def mean(odds: float) -> float:
+        expected = batch.P.clone()
+        expected[:, 0, 0] = torch.tensor([odds, 1 - odds])
+        return divergence(batch, known, expected)[:, 0, 0].mean().item()
+
+    assert min(np.linspace(0.1, 0.9, 81), key=mean) == pytest.approx(0.4)
 
 
 def test_a_few_steps_on_one_batch_lower_the_loss(batch):
