@@ -1,4 +1,4 @@
-"""The losses: value of the policy, optimal actions, value quantiles, transitions."""
+"""The losses: value of the policy, optimal actions, value quantiles, the process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pretraining.targets import ProcessBatch, evaluate_policy, uniform
 from tabrl._features import StatisticsBatch, build_features
@@ -13,7 +14,13 @@ from tabrl._network import QUANTILES, Network, symlog
 from tabrl._planning import dense_transitions, plan_dense
 
 # What each loss counts in their sum.
-WEIGHTS = {"regret": 1.0, "optimal": 0.3, "quantile": 0.5, "transition": 0.3}
+WEIGHTS = {
+    "regret": 1.0,
+    "optimal": 0.3,
+    "quantile": 0.5,
+    "transition": 0.3,
+    "reward": 1.0,
+}
 # The error of a value shrinks with the visits of its pair, and would hardly be felt
 # where it says when to stop exploring: it counts sqrt(n + 1) times, up to this.
 _MOST_OF_A_PAIR = 10.0
@@ -39,6 +46,7 @@ class Losses:
     optimal: Tensor
     quantile: Tensor
     transition: Tensor
+    reward: Tensor
     coverage: Tensor
     brier: Tensor
     policy: Tensor
@@ -79,18 +87,27 @@ def compute_losses(
     felt = (features.n + 1).sqrt().clamp(max=_MOST_OF_A_PAIR)
 
     P = dense_transitions(posterior, features)
-    transition = (share * divergence(batch, features.known, P)).sum()
+    distance = divergence(batch, features.known, P, posterior.ended)
+    transition = (share * distance).sum()
+    mean = batch.reward / features.scale[:, None, None]
+    # Squares are least on average for the posterior mean; but a scale may be far off.
+    reward = 2 * functional.huber_loss(
+        posterior.mean_reward, mean.to(q), reduction="none"
+    )
+    reward = (share * reward).sum()
 
     below = (error <= 1e-6).to(q)  # (3, B, S, A)
     return Losses(
         total=WEIGHTS["regret"] * bounded
         + WEIGHTS["optimal"] * optimal_loss
         + WEIGHTS["quantile"] * (felt * missed).sum()
-        + WEIGHTS["transition"] * transition,
+        + WEIGHTS["transition"] * transition
+        + WEIGHTS["reward"] * reward,
         regret=regret.clamp(max=_LINEAR_REGRET).mean().detach(),
         optimal=optimal_loss.detach(),
         quantile=missed.sum().detach(),
         transition=transition.detach(),
+        reward=reward.detach(),
         coverage=(share * below).sum((1, 2, 3)).detach(),
         brier=(weight * brier).sum().detach(),
         policy=pi.detach(),
@@ -98,19 +115,24 @@ def compute_losses(
     )
 
 
-def divergence(batch: ProcessBatch, known: Tensor, P: Tensor) -> Tensor:
-    """Return the divergence of expected transitions ``P`` (B, S, A, S) from the true.
+def divergence(batch: ProcessBatch, known: Tensor, P: Tensor, ended: Tensor) -> Tensor:
+    """Return the divergence of expected transitions from the true ones, (B, S, A).
 
-    In nats, (B, S, A). It is least on average for the posterior mean. Ends and states
-    that are not ``known`` (B, S) count as one next state.
+    In nats; least on average for the posterior mean. Next states are those that are
+    ``known`` (B, S), of probability ``P`` (B, S, A, S); an end, of probability
+    ``ended`` (B, S, A) besides that of the known terminal states; and all others.
     """
-    inside = (known & ~batch.terminal)[:, None, None]
+    ends = batch.terminal[:, None, None]
+    inside = known[:, None, None] & ~ends
 
-    def with_rest(P: Tensor) -> Tensor:
+    def parts(P: Tensor, ended: Tensor | float) -> Tensor:
+        ended = ended + (P * (known[:, None, None] & ends)).sum(-1)
         P = P * inside
-        return torch.cat([P, 1 - P.sum(-1, keepdim=True)], -1)
+        return torch.cat([P, torch.stack([ended, 1 - P.sum(-1) - ended], -1)], -1)
 
-    true, log = with_rest(batch.P).clamp(min=0), with_rest(P).clamp(min=_LEAST).log()
+    unknown_ends = (batch.P * (ends & ~known[:, None, None])).sum(-1)
+    true = parts(batch.P, unknown_ends).clamp(min=0)
+    log = parts(P, ended).clamp(min=_LEAST).log()
     return (torch.special.xlogy(true, true) - true * log).sum(-1)
 
 

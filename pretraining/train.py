@@ -33,7 +33,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from pretraining.loss import compute_losses
+from pretraining.loss import WEIGHTS, compute_losses
 from pretraining.prior import FAMILIES, log_uniform
 from pretraining.simulate import (
     Log,
@@ -151,7 +151,7 @@ def train_on_group(
         )
         losses = compute_losses(network, batch, statistics.to(device))
         (losses.total * (weight / group.n_rounds)).backward()
-        for name in ("total", "regret", "optimal", "quantile", "transition"):
+        for name in ("total", *WEIGHTS):
             value = getattr(losses, name).item() / group.n_rounds
             sums[name] = sums.get(name, 0.0) + value
         for head, share in zip(("low", "middle", "high"), losses.coverage, strict=True):

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from tabrl._features import DATA_FEATURES
 from tabrl._network import Network, NetworkConfig
 
 FORMAT = 1
@@ -32,7 +33,13 @@ ARCHITECTURE = "tabrl-posterior"
 BUNDLED = Path(__file__).parent / "checkpoint"
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 # Larger dimensions than these are a broken or hostile file, not a model of ours.
-_MAX_DIMENSION = {"width": 4096, "n_layers": 64, "n_heads": 64, "mlp_ratio": 16}
+_MAX_DIMENSION = {
+    "width": 4096,
+    "n_layers": 64,
+    "n_heads": 64,
+    "mlp_ratio": 16,
+    "data_features": DATA_FEATURES,
+}
 _MAX_CONFIG_BYTES = 2**20
 
 # Networks by sha256, dimensions, device and dtype; commits by repository and revision.

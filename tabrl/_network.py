@@ -41,12 +41,17 @@ _PRIOR_PARTS = 6  # itself, siblings, predecessors, any known state, unseen, end
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Dimensions of the network, all that is needed to rebuild it."""
+    """Dimensions of the network, all that is needed to rebuild it.
+
+    It reads the first ``data_features`` of `Features.data`: those that there were when
+    it was trained, as new ones come last.
+    """
 
     width: int = 64
     n_layers: int = 3
     n_heads: int = 4
     mlp_ratio: int = 2
+    data_features: int = DATA_FEATURES
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,10 @@ class Posterior:
     edge_prob : Tensor of shape (E,)
     itself, siblings, predecessors, anywhere : Tensor of shape (B, S, A)
         Probability of each part of the prior successor mixture.
+    ended : Tensor of shape (B, S, A)
+        Probability of an end; what is missing to one then is that of unseen states.
+    mean_reward : Tensor of shape (B, S, A)
+        Posterior mean of the reward, without what unseen states are worth.
     """
 
     reward: Tensor
@@ -77,6 +86,8 @@ class Posterior:
     siblings: Tensor
     predecessors: Tensor
     anywhere: Tensor
+    ended: Tensor
+    mean_reward: Tensor
 
 
 @dataclass(frozen=True)
@@ -225,7 +236,7 @@ class Network(nn.Module):
         d = config.width
         self.embed_pair = nn.Linear(PAIR_FEATURES, d)
         self.embed_state = nn.Linear(STATE_FEATURES, d)
-        self.embed_data = nn.Linear(DATA_FEATURES, d)
+        self.embed_data = nn.Linear(config.data_features, d)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.n_layers))
         self.pair_norm = nn.LayerNorm(d)
         self.state_norm = nn.LayerNorm(d)
@@ -248,7 +259,7 @@ class Network(nn.Module):
         tokens = Tokens(
             self.embed_pair(features.pair.to(dtype)),
             self.embed_state(features.state.to(dtype)),
-            self.embed_data(features.data.to(dtype)),
+            self.embed_data(features.data[:, : self.config.data_features].to(dtype)),
         )
         for layer in self.layers:
             tokens = layer(tokens, features)
@@ -314,6 +325,8 @@ class Network(nn.Module):
             siblings=mixture[..., 1],
             predecessors=mixture[..., 2],
             anywhere=mixture[..., 3],
+            ended=trust * features.terminated + mixture[..., 5],
+            mean_reward=mean,
         )
 
     def optimistic_reward(self, posterior: Posterior, features: Features) -> Tensor:
