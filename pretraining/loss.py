@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pretraining.targets import ProcessBatch, evaluate_policy, uniform
 from tabrl._features import StatisticsBatch, build_features
@@ -29,7 +28,8 @@ _MOST_OF_A_PAIR = 10.0
 _EVERYWHERE = 0.2
 # Normalised regrets above this grow only logarithmically in the loss.
 _LINEAR_REGRET = 2.0
-# No expected transition is less likely than this in the loss.
+# The square of an error of the mean reward above 1 grows only logarithmically, as the
+# scale may be far off. No expected transition is less likely than this in the loss.
 _LEAST = 1e-5
 
 
@@ -90,11 +90,8 @@ def compute_losses(
     distance = divergence(batch, features.known, P, posterior.ended)
     transition = (share * distance).sum()
     mean = batch.reward / features.scale[:, None, None]
-    # Squares are least on average for the posterior mean; but a scale may be far off.
-    reward = 2 * functional.huber_loss(
-        posterior.mean_reward, mean.to(q), reduction="none"
-    )
-    reward = (share * reward).sum()
+    square = (posterior.mean_reward - mean.to(q)) ** 2
+    reward = (share * (square.clamp(max=1) + square.clamp(min=1).log())).sum()
 
     below = (error <= 1e-6).to(q)  # (3, B, S, A)
     return Losses(
