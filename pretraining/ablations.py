@@ -130,13 +130,12 @@ def development_value(checkpoint: Path) -> dict[str, float]:
 def table(results: dict[str, dict[str, float]]) -> str:
     """Return the results as Markdown."""
     lines = [
-        "| variant | regret | optimal | quantile | transition "
-        "| value on logs, +- standard error |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        f"| variant | {' | '.join(WEIGHTS)} | value on logs, +- standard error |",
+        f"| --- {'| ---: ' * (len(WEIGHTS) + 1)}|",
     ]
     lines += [
-        f"| {name} | {r['regret']:.3f} | {r['optimal']:.3f} | {r['quantile']:.3f} | "
-        f"{r['transition']:.3f} | {r['value']:.3f} +- {r['value_error']:.3f} |"
+        f"| {name} | {' | '.join(f'{r[loss]:.3f}' for loss in WEIGHTS)} | "
+        f"{r['value']:.3f} +- {r['value_error']:.3f} |"
         for name, r in results.items()
     ]
     return "\n".join(lines)

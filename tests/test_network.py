@@ -416,6 +416,31 @@ def test_the_policy_hedges_until_every_action_of_the_state_was_tried(network):
     torch.testing.assert_close(sure.argmax(-1), q[1].argmax(-1))
 
 
+def test_features_that_came_after_a_network_was_trained_say_nothing_to_it():
+    features = build_features(statistics_batch(**draw_arrays(2)))
+    later = features.data.clone()
+    later[:, 20:] += 1
+    for n_read, reads in ((20, False), (21, True)):
+        network = random_network(data_features=n_read)
+        found = network(replace(features, data=later))[1].reward
+        same = torch.equal(found, network(features)[1].reward)
+        assert same is not reads
+
+
+def test_what_is_missing_to_one_is_the_share_of_unseen_states(network):
+    features = build_features(statistics_batch(**draw_arrays(2)))
+    _, posterior = network(features)
+    known = dense_transitions(posterior, features).sum(-1)
+    unseen = 1 - known - posterior.ended
+    assert (unseen > -1e-9).all()
+    assert (unseen[features.n == 0] > 1e-6).all()
+    # What they are worth is all that the middle head has besides the mean.
+    worth = posterior.reward[1] - posterior.mean_reward
+    value = worth / unseen / features.gamma[:, None, None]
+    visited = value[:, 0, 0, None, None].expand_as(value)
+    torch.testing.assert_close(value, visited, rtol=1e-6, atol=1e-6)
+
+
 def test_more_data_bring_the_posterior_nearer(network):
     arrays = draw_arrays(7, n_sets=1)
     arrays["counts"] = arrays["counts"] + 1  # every pair visited

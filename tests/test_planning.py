@@ -64,6 +64,8 @@ def known_process(P, r, gamma) -> tuple[Posterior, Features]:
         siblings=none,
         predecessors=none,
         anywhere=none,
+        ended=none,
+        mean_reward=reward[None],
     )
     return posterior, features
 
@@ -104,6 +106,8 @@ def random_posterior(
         siblings=parts[2].contiguous(),
         predecessors=parts[3].contiguous(),
         anywhere=parts[4].contiguous(),
+        ended=parts[5],
+        mean_reward=torch.zeros_like(parts[5]),
     )
     return posterior, features
 
@@ -227,6 +231,8 @@ def test_transitions_by_hand():
         siblings=weight(0.25, 0.0, 0.0, 0.0),
         predecessors=weight(0.0, 0.0, 0.25, 0.0),
         anywhere=weight(0.0, 0.0, 0.0, 0.5),
+        ended=weight(0.0, 0.0, 0.0, 0.0),
+        mean_reward=weight(0.0, 0.0, 0.0, 0.0),
     )
     expected = [
         [[0.25 * 0.75, 0.5 + 0.25 * 0.25], [0.25 + 0.125, 0.0]],
@@ -354,7 +360,8 @@ def test_gradient_against_finite_differences():
     inputs = [getattr(posterior, name).clone().requires_grad_() for name in names]
 
     def values(*tensors):
-        return plan_dense(Posterior(**dict(zip(names, tensors, strict=True))), features)
+        changed = replace(posterior, **dict(zip(names, tensors, strict=True)))
+        return plan_dense(changed, features)
 
     # gradcheck perturbs each input by 1e-6 and compares in float64.
     assert torch.autograd.gradcheck(values, inputs, eps=1e-6, atol=1e-5, rtol=1e-4)

@@ -20,6 +20,7 @@ from scipy.stats import binom, norm
 from pretraining import train as trainer
 from pretraining.controls import certainty_equivalence
 from pretraining.loss import (
+    WEIGHTS,
     compute_losses,
     divergence,
     greedy,
@@ -382,7 +383,7 @@ def test_losses_are_those_of_the_network(batch):
 def test_well_known_pairs_count_more_in_the_quantile_loss(batch, n, times, monkeypatch):
     monkeypatch.setattr(
         "pretraining.loss.WEIGHTS",
-        {"regret": 0, "optimal": 0, "quantile": 0.5, "transition": 0},
+        dict.fromkeys(WEIGHTS, 0) | {"quantile": 0.5},
     )
     counts = np.zeros(batch.P.shape)
     counts[..., 0] = n
@@ -394,40 +395,76 @@ def test_well_known_pairs_count_more_in_the_quantile_loss(batch, n, times, monke
 
 
 def test_divergence_by_hand():
-    """Ends and states that are not known are one next state."""
+    """Ends are one next state, and states that are not known another."""
     batch = noisy_chain()
-    everything = torch.ones(1, 3, dtype=torch.bool)
-    true = batch.continuing
-    none = torch.zeros(1, 3, 2, dtype=torch.float64)
-    torch.testing.assert_close(divergence(batch, everything, true), none)
+    everything = torch.tensor([[True, True, False]])
+    nothing = torch.zeros(1, 3, 2, dtype=torch.float64)
+    ends = batch.P[..., 2]
+    torch.testing.assert_close(
+        divergence(batch, everything, batch.continuing, ends), nothing
+    )
+    # An end that is known, as a state that was never reached, is one all the same.
+    known = torch.ones(1, 3, dtype=torch.bool)
+    torch.testing.assert_close(divergence(batch, known, batch.P, nothing), nothing)
+
     expected = torch.zeros(1, 3, 2, 3, dtype=torch.float64)
     expected[0, :2, :, 0] = 0.5
-    found = divergence(batch, everything, expected)
-    by_hand = 0.25 * np.log(0.25 / 1e-5) + 0.25 * np.log(0.25 / 0.5)
+    found = divergence(batch, everything, expected, nothing + 0.25)
+    by_hand = 0.25 * np.log(0.25 / 1e-5)  # state 1, for which 1e-5 is the least
     assert found[0, 0, 0].item() == pytest.approx(by_hand)
-    # State 1 is not known: going there and ending are the half that is left.
-    found = divergence(batch, torch.tensor([[True, False, False]]), expected)
-    assert found[0, 0].tolist() == pytest.approx([0, np.log(2)])
-    assert found[0, 1, 0].item() == pytest.approx(rel_entr([0.2, 0.8], 0.5).sum())
+    # State 1 is not known: going there is the quarter that is left.
+    known = torch.tensor([[True, False, False]])
+    found = divergence(batch, known, expected, nothing + 0.25)
+    assert found[0, 0, 0].item() == pytest.approx(0)
+    by_hand = rel_entr([0.2, 0.8], [0.5, 0.25]).sum()
+    assert found[0, 1, 0].item() == pytest.approx(by_hand)
+
+
+def coin(odds: list[float]) -> ProcessBatch:
+    """From state 0 one goes to a state that pays, or stays; each as likely a batch."""
+    P = np.zeros((len(odds), 2, 2, 2))
+    P[:, 0, 0, 1], P[:, 0, 0, 0] = odds, 1 - np.array(odds)
+    P[:, 0, 1, 0], P[:, 1, :, 0] = 1, 1
+    R = np.zeros((2, 2, 2))
+    R[0, :, 1] = 1
+    alive, start = np.zeros(2, bool), np.array([1.0, 0])
+    processes = [Process(p, R, alive, start, 0.0) for p in P]
+    return solve(processes, np.full(len(odds), 0.9))
 
 
 def test_divergence_is_least_for_the_posterior_mean():
-    """A coin of two known biases, each as likely."""
-    P = np.zeros((2, 2, 1, 2))
-    P[0, 0], P[1, 0], P[:, 1, :, 0] = [0.2, 0.8], [0.6, 0.4], 1
-    R = np.zeros((2, 1, 2))
-    R[1] = 1
-    alive, start = np.zeros(2, bool), np.array([1.0, 0])
-    processes = [Process(p, R, alive, start, 0.0) for p in P]
-    batch = solve(processes, np.array([0.9, 0.9]))
+    batch = coin([0.2, 0.6])
     known = torch.ones(2, 2, dtype=torch.bool)
+    never = torch.zeros(2, 2, 2, dtype=torch.float64)
 
     def mean(odds: float) -> float:
         expected = batch.P.clone()
-        expected[:, 0, 0] = torch.tensor([odds, 1 - odds])
-        return divergence(batch, known, expected)[:, 0, 0].mean().item()
+        expected[:, 0, 0] = torch.tensor([1 - odds, odds])
+        return divergence(batch, known, expected, never)[:, 0, 0].mean().item()
 
     assert min(np.linspace(0.1, 0.9, 81), key=mean) == pytest.approx(0.4)
+
+
+def test_the_loss_of_the_mean_reward_is_least_for_the_posterior_mean(monkeypatch):
+    monkeypatch.setattr(
+        "pretraining.loss.WEIGHTS", dict.fromkeys(WEIGHTS, 0) | {"reward": 1}
+    )
+    batch = coin([0.2, 0.6])
+    none = np.zeros(batch.P.shape)
+    log = Log(none, none.sum(-1), none.sum(-1))
+    declared = np.repeat([[0.0, 1.0]], 2, 0)
+    data = to_statistics(batch, log, np.zeros(2, bool), declared)
+    network = Network(NetworkConfig(width=8, n_layers=1, n_heads=2))
+    single = batch.to("cpu", torch.float32)
+    losses = compute_losses(network, single, data)
+    # A new network expects rewards of zero; of four pairs one pays.
+    by_hand = (0.2**2 + 0.6**2) / 2 / 4
+    assert losses.reward.item() == pytest.approx(by_hand)
+    assert losses.total.item() == pytest.approx(by_hand)
+    with torch.no_grad():
+        network.posterior_head.bias[2] = 1e4
+    far = compute_losses(network, single, data).reward.item()
+    assert far == pytest.approx(1 + 2 * np.log(1e4), rel=1e-3)
 
 
 def test_a_few_steps_on_one_batch_lower_the_loss(batch):
