@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The next checkpoint to release, on two CPU cores: trains (6,000 steps, an hour and a
-# half, then 6,000 more with the rate raised again), chooses the optimism, validates,
+# half, then more, thrice, with the rate raised again), chooses the optimism, validates,
 # benchmarks and exports. The training is done: a new run takes its manifest and its
-# state from base/. Without them it begins at step 0 and makes other weights, as half of
-# those were trained with the loss of before. A run that was interrupted goes on where
-# it stopped when this is called again.
+# state from base/. Without them it begins at step 0 and makes other weights, as most of
+# those were trained with fewer losses. A run that was interrupted goes on where it
+# stopped when this is called again.
 #     pretraining/runs/base.sh [RUN]
 set -eu
 cd "$(dirname "$0")/../.."
@@ -14,7 +14,7 @@ mkdir -p "$run"
 if [ ! -e "$run/state.pt" ] && [ -e "$trained" ]; then
     cp "$trained/manifest.json" "$trained/state.pt" "$run"
 fi
-for steps in 6000 12000; do
+for steps in 6000 12000 17000 21000; do
     python3 -m torch.distributed.run --standalone --nproc-per-node 2 \
         -m pretraining.train --config pretraining/runs/base.json --steps "$steps" \
         --out "$run" --device cpu --threads 1
