@@ -28,8 +28,7 @@ _MOST_OF_A_PAIR = 10.0
 _EVERYWHERE = 0.2
 # Normalised regrets above this grow only logarithmically in the loss.
 _LINEAR_REGRET = 2.0
-# The square of an error of the mean reward above 1 grows only logarithmically, as the
-# scale may be far off. No expected transition is less likely than this in the loss.
+# No expected transition is less likely than this in the loss.
 _LEAST = 1e-5
 
 
@@ -90,6 +89,7 @@ def compute_losses(
     distance = divergence(batch, features.known, P, posterior.ended)
     transition = (share * distance).sum()
     mean = batch.reward / features.scale[:, None, None]
+    # Squares above 1 grow only logarithmically: the scale may be far off.
     square = (posterior.mean_reward - mean.to(q)) ** 2
     reward = (share * (square.clamp(max=1) + square.clamp(min=1).log())).sum()
 
