@@ -79,9 +79,12 @@ def variants(families: tuple[str, ...]) -> dict[str, Variant]:
     }
 
 
-def plan_roughly(posterior: Posterior, features: Features) -> Tensor:
+def plan_roughly(
+    posterior: Posterior, features: Features, P: Tensor | None = None
+) -> Tensor:
     """Return the action values (3, B, S, A) of a few backups in place of a plan."""
-    P = dense_transitions(posterior, features)
+    if P is None:
+        P = dense_transitions(posterior, features)
     discount = features.gamma[:, None, None]
     v = torch.zeros_like(posterior.reward[..., 0])
     for _ in range(1 + _BACKUPS):

@@ -58,7 +58,8 @@ def compute_losses(
     """Run features, network, planning and policy; score them on the true process."""
     features = build_features(statistics)
     tokens, posterior = network(features)
-    q = plan_dense(posterior, features)
+    P = dense_transitions(posterior, features)
+    q = plan_dense(posterior, features, P)
     decision = network.decide(tokens, features, q)
 
     asked = features.known & ~batch.terminal
@@ -85,7 +86,6 @@ def compute_losses(
     missed = share * pinball
     felt = (features.n + 1).sqrt().clamp(max=_MOST_OF_A_PAIR)
 
-    P = dense_transitions(posterior, features)
     distance = divergence(batch, features.known, P, posterior.ended)
     transition = (share * distance).sum()
     mean = batch.reward / features.scale[:, None, None]

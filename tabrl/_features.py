@@ -133,10 +133,13 @@ class Features:
     gamma, scale : Tensor of shape (B,)
     span : Tensor of shape (B,)
         Largest less smallest reward, in units of the scale: declared, else seen.
-    varied, noisy : Tensor of shape (B,)
-        Share of the pairs tried twice or more that led to more than one state, or
-        there and to an end, and of those that had more than one outcome, be it state,
-        end or reward; 1 where no pair was tried twice.
+    variance : Tensor of shape (B, S, A)
+        Of the reward, in units of scale^2: unbiased, from n - 1 degrees of freedom and
+        one more of the variance of all pairs of the state, which has one more of that
+        of all pairs of the data set, which has one more of a quarter of span^2.
+    noisy : Tensor of shape (B,)
+        Share of the pairs tried twice or more that had more than one outcome, be it
+        state, end or reward; 1 where no pair was tried twice.
     hidden : bool Tensor of shape (B,)
         Whether there may be states that were never reached.
     """
@@ -157,7 +160,7 @@ class Features:
     gamma: Tensor
     scale: Tensor
     span: Tensor
-    varied: Tensor
+    variance: Tensor
     noisy: Tensor
     hidden: Tensor
 
@@ -318,6 +321,10 @@ def build_features(batch: StatisticsBatch) -> Features:
     )
     # A reward of zero is always possible: nothing follows an end.
     seen = reward.amax((1, 2)).clamp(min=0) - reward.amin((1, 2)).clamp(max=0)
+    span = torch.where(declared, (high - low) / scale, seen)
+    of_all = ((batch.n * variance).sum((1, 2)) + span**2 / 4) / (n_degrees + 1)
+    of_state = (batch.n * variance).sum(-1) + of_all[:, None]
+    of_state = of_state / (degrees.sum(-1) + 1)
     return Features(
         pair=pair,
         state=state,
@@ -334,8 +341,8 @@ def build_features(batch: StatisticsBatch) -> Features:
         allowed=batch.allowed,
         gamma=batch.gamma,
         scale=scale,
-        span=torch.where(declared, (high - low) / scale, seen),
-        varied=1 - constant,
+        span=span,
+        variance=(batch.n * variance + of_state[..., None]) / batch.n.clamp(min=1),
         noisy=1 - certain / n_repeated.clamp(min=1),
         hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
     )

@@ -33,7 +33,7 @@ from tabrl._inference import (
     at_quantile,
     most_probable,
     solve,
-    solve_optimistically,
+    solve_to_explore,
 )
 from tabrl._labels import as_labels, factorise
 from tabrl._network import Network
@@ -648,20 +648,20 @@ class OnlineAgent:
     def _plan(self) -> None:
         """Plan for the episode that begins, or goes on."""
         explores = bool(self.explore)
-        self._scores = self._optimistic() if explores else self._exploit()[1]
+        self._scores = self._exploring() if explores else self._exploit()[1]
         self._explores = explores
         self.n_plans_ += 1
         self._cumulative = {}
         self._due, self._doubled, self._age = False, False, 0
         self._news.clear()
 
-    def _optimistic(self) -> NDArray[np.float64]:
-        """Return the action values (S, A) of the high plan, in units of its scale."""
+    def _exploring(self) -> NDArray[np.float64]:
+        """Return the action values (S, A) to explore by, in units of their scale."""
         check_optimism(self.optimism)
         scores = np.zeros((len(self._states), self._tally.n_actions))
         codes, told = self._told()
         if told is not None:
-            scores[codes] = solve_optimistically(*told, self.optimism)
+            scores[codes] = solve_to_explore(*told, self.optimism, self._rng)
         return scores
 
     def _exploit(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

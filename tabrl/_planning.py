@@ -111,17 +111,17 @@ def evaluate_actions(P: Tensor, r: Tensor, gamma: Tensor, action: Tensor) -> Ten
     return torch.linalg.solve(system, reward)[..., 0]
 
 
-def plan_dense(posterior: Posterior, features: Features) -> Tensor:
-    """Return differentiable optimal action values of the three heads, (3, B, S, A).
+def plan_dense(
+    posterior: Posterior, features: Features, P: Tensor | None = None
+) -> Tensor:
+    """Return differentiable optimal action values of each head, (heads, B, S, A).
 
     Actions that are not allowed have at most the value of the best allowed action.
+    ``P`` are the posterior's `dense_transitions`, where they are at hand.
     """
-    return plan_reward(posterior, features, posterior.reward)
-
-
-def plan_reward(posterior: Posterior, features: Features, reward: Tensor) -> Tensor:
-    """Plan for rewards (heads, B, S, A) of one's own; otherwise as `plan_dense`."""
-    P = dense_transitions(posterior, features)
+    if P is None:
+        P = dense_transitions(posterior, features)
+    reward = posterior.reward
     choices = reward.masked_fill(~features.allowed, NEVER)
     action = policy_iteration(P, choices, features.gamma)
     v = evaluate_actions(P, reward, features.gamma, action)
