@@ -30,9 +30,6 @@ _SIGN = (-1.0, 0.0, 1.0)
 # Optimism of the high head never falls below this multiple of 1 / sqrt(n + 1), in
 # units of the reward scale: exploration must not give up before the data say so.
 _HIGH_FLOOR = 0.05
-# The same for the rewards to explore for. It counts again at every step: where nothing
-# leads on it adds up to 1 / (1 - gamma) times as much, however well a pair is known.
-_EXPLORING_FLOOR = 0.01
 # Where no data are, no action falls further behind than this many logits: a policy
 # that saturates early has no gradient left to learn to hedge from.
 _REACH = 10.0

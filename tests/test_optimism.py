@@ -58,7 +58,7 @@ def test_the_best_rule_is_written_where_the_export_finds_it(
     train(tiny, tmp_path, torch.device("cpu"), n_workers=0)
     arguments = ["optimism", "--run", str(tmp_path), "--per-family", "8"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--episodes", "2", "--steps", "3"])
-    monkeypatch.setattr(optimism, "RULES", ((1.0, 0.0, 0.1), (0.0, 0.0, 0.0)))
+    monkeypatch.setattr(optimism, "RULES", ((0.3, 0.1), (0.0, 0.0)))
     optimism.main()
     chosen = json.loads((tmp_path / "optimism.json").read_text())
     means = np.mean(chosen["regret"], 1)

@@ -290,9 +290,10 @@ def test_contexts_are_explored_as_by_an_agent():
     log = Log(counts, 1.0 * counts.sum(-1), 1.0 * counts.sum(-1))
     data = to_statistics(batch, log, np.array([False]), np.array([[0.0, 1.0]]))
     network = Network(NetworkConfig(width=8, n_layers=1, n_heads=2))
-    assert exploring_policy(network, data).tolist() == [[[0, 1]]]
-    network.optimism = (0.0, 0.0, 0.0)
-    assert exploring_policy(network, data).tolist() == [[[1, 0]]]
+    rng = np.random.default_rng(0)
+    assert exploring_policy(network, data, rng).tolist() == [[[0, 1]]]
+    network.optimism = (0.0, 0.0)
+    assert exploring_policy(network, data, rng).tolist() == [[[1, 0]]]
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
