@@ -40,7 +40,7 @@ from tabrl._online import ENOUGH
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
-RULES = ((0.3, 0.05), (0.5, 0.025), (0.5, 0.05))
+RULES = ((0.3, 0.05), (0.5, 0.05), (0.7, 0.05))
 
 
 def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
