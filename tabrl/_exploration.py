@@ -11,6 +11,9 @@ from torch import Tensor
 from tabrl._features import Features, segment_sum
 from tabrl._network import Posterior
 
+# Visits of a state that is on the way, once a large reward was found.
+_NEAR = 128
+
 
 def draw_posterior(
     posterior: Posterior,
@@ -90,18 +93,24 @@ def hope(features: Features) -> Tensor:
     hope for the whole horizon finds what is far, and half of it is enough.)
     Where a first try may have been bad luck it is repeated: after n visits the same is
     divided by n^3 and multiplied by N, and by 1 + log(1 + m), m the mean number of
-    visits of a pair, as long as there may be states that were never reached, for those
-    bad luck may hide for good; after that by 0.6, though never for less than the reward
-    of two steps.
+    visits of a pair, as long as nothing was found and there may be states that were
+    never reached, for those bad luck may hide for good; else by 0.6, though never for
+    less than the reward of two steps.
+    Once a large reward was found, what is off the way to it can wait: all hope is
+    multiplied by (1 + m + the visits of the state) / 128, as long as that is less than
+    one.
     """
     asked = features.known[..., None] & features.allowed
     n_steps = features.n.sum((1, 2))
-    time = torch.log1p(n_steps / asked.sum((1, 2)).clamp(min=1))
+    visits = n_steps / asked.sum((1, 2)).clamp(min=1)
     ends = (features.n * features.terminated).sum((1, 2)) / n_steps.clamp(min=1)
     horizon = 1 / (1 - features.gamma * (1 - features.noisy * ends))
+    lost = features.hidden & ~features.found
     again = (0.6 * horizon).clamp(min=2)
-    again = torch.where(features.hidden, (1 + time) * horizon, again)
+    again = torch.where(lost, (1 + visits.log1p()) * horizon, again)
     again = (features.noisy * again)[:, None, None] / features.n.clamp(min=1) ** 3
     first = (1 + features.noisy) / 2 * horizon
     again = torch.where(features.n > 0, again, first[:, None, None])
-    return features.span[:, None, None] * again
+    here = 1 + visits[:, None, None] + features.n.sum(-1, keepdim=True)
+    near = torch.where(features.found[:, None, None], here / _NEAR, 1.0).clamp(max=1)
+    return features.span[:, None, None] * near * again

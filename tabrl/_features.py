@@ -142,6 +142,8 @@ class Features:
         state, end or reward; 1 where no pair was tried twice.
     hidden : bool Tensor of shape (B,)
         Whether there may be states that were never reached.
+    found : bool Tensor of shape (B,)
+        Whether a reward was seen that is half the largest one declared or more.
     """
 
     pair: Tensor
@@ -163,6 +165,7 @@ class Features:
     variance: Tensor
     noisy: Tensor
     hidden: Tensor
+    found: Tensor
 
     def to(self, device: torch.device | str) -> Features:
         """Return the same features on another device."""
@@ -325,6 +328,10 @@ def build_features(batch: StatisticsBatch) -> Features:
     of_all = ((batch.n * variance).sum((1, 2)) + span**2 / 4) / (n_degrees + 1)
     of_state = (batch.n * variance).sum(-1) + of_all[:, None]
     of_state = of_state / (degrees.sum(-1) + 1)
+    # The largest reward of a pair is at least the mean of its squares over its mean.
+    paid = batch.reward_sum > 0
+    best = batch.reward_sq_sum / torch.where(paid, batch.reward_sum, torch.inf)
+    best = best.amax((1, 2))
     return Features(
         pair=pair,
         state=state,
@@ -344,5 +351,6 @@ def build_features(batch: StatisticsBatch) -> Features:
         span=span,
         variance=(batch.n * variance + of_state[..., None]) / batch.n.clamp(min=1),
         noisy=1 - certain / n_repeated.clamp(min=1),
+        found=declared & (best > 0) & (best >= high / 2),
         hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
     )

@@ -28,7 +28,7 @@ seeds = st.integers(0, 2**32 - 1)
 def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
     """Return features with all that planning reads; the rest is empty."""
     empty = torch.zeros(0, dtype=torch.float64)
-    names = "pair state data reward terminated scale span variance noisy hidden"
+    names = "pair state data reward terminated scale span variance noisy hidden found"
     edges_of = "edge_prob edge_sibling edge_predecessor"
     fields = {name: empty for name in f"{names} {edges_of}".split()}
     fields |= {

@@ -14,7 +14,7 @@ mkdir -p "$run"
 if [ ! -e "$run/state.pt" ] && [ -e "$trained" ]; then
     cp "$trained/manifest.json" "$trained/state.pt" "$run"
 fi
-for steps in 6000 12000 17000 21000 27000; do
+for steps in 6000 12000 17000 21000; do
     python3 -m torch.distributed.run --standalone --nproc-per-node 2 \
         -m pretraining.train --config pretraining/runs/base.json --steps "$steps" \
         --out "$run" --device cpu --threads 1
