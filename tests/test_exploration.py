@@ -128,3 +128,31 @@ def test_hope_fades_with_the_visits_of_a_pair():
     declared = replace(data, reward_range=torch.tensor([[-1.0, 3.0]] * len(data.gamma)))
     span = build_features(declared).span
     torch.testing.assert_close(span, torch.full_like(span, 4 / 3))
+
+
+def test_once_a_large_reward_was_found_what_is_off_the_way_can_wait():
+    arrays = draw_arrays(0)
+    paid = np.where(arrays["reward_sum"] > 0, arrays["reward_sum"], np.inf)
+    best = (arrays["reward_sq_sum"] / paid).max((1, 2))
+    data = statistics_batch(**arrays)
+    data = replace(data, complete=torch.tensor([False] * 3))
+
+    def told(*highs):
+        ends = torch.tensor([[-5.0, high] for high in highs], dtype=torch.float64)
+        return build_features(replace(data, reward_range=ends))
+
+    lost = told(*(2.1 * best))
+    found = told(*(1.9 * best))
+    assert not lost.found.any()
+    assert found.found.all()
+    assert not build_features(data).found.any()  # undeclared: there may be more
+    paid_nothing = replace(data, reward_sum=-data.reward_sum.abs())
+    ends = torch.tensor([[-5.0, 0.0]] * 3, dtype=torch.float64)
+    assert not build_features(replace(paid_nothing, reward_range=ends)).found.any()
+    # As where no state is hidden, but less off the way.
+    before = hope(replace(lost, hidden=torch.zeros(3, dtype=torch.bool)))
+    visits = data.n.mean((1, 2))[:, None, None]
+    near = ((1 + visits + data.n.sum(-1, keepdim=True)) / 128).clamp(max=1)
+    assert near.min() < 0.5
+    spans = (found.span / lost.span)[:, None, None]
+    torch.testing.assert_close(hope(found), near * spans * before)
