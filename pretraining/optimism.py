@@ -98,6 +98,16 @@ def regret_of_rules(
     return np.array(regrets)
 
 
+def excess(scores: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+    """Return how much more regret each rule has than the best, and the standard error.
+
+    ``scores`` (rules, families, processes) are of the same processes.
+    """
+    best = scores[scores.mean((1, 2)).argmin()]
+    more = (scores - best).reshape(len(scores), -1)
+    return more.mean(1), more.std(1) / np.sqrt(more.shape[1])
+
+
 def _episode(
     rng: np.random.Generator,
     batch: ProcessBatch,
@@ -167,19 +177,16 @@ def main() -> None:
         ],
         1,
     )  # (rules, families, processes)
-    best = scores[scores.mean((1, 2)).argmin()]
-    excess = (scores - best).reshape(len(RULES), -1)
-    error = excess.std(1) / np.sqrt(excess.shape[1])
-    chosen = int((excess.mean(1) <= error).argmax())
+    more, error = excess(scores)
+    chosen = int((more <= error).argmax())
     print("spread untried  mean  more than the best +- error  " + "  ".join(FAMILIES))
-    for rule, score, more, within in zip(RULES, scores, excess, error, strict=True):
-        spread, untried = rule
+    for i, (spread, untried) in enumerate(RULES):
         print(
             f"{spread:6.2f} {untried:7.2f}  "
-            f"{score.mean():.4f}  {more.mean():.4f} +- {within:.4f}  "
+            f"{scores[i].mean():.4f}  {more[i]:.4f} +- {error[i]:.4f}  "
             + "  ".join(
                 f"{regret:{len(name)}.3f}"
-                for name, regret in zip(FAMILIES, score.mean(1), strict=True)
+                for name, regret in zip(FAMILIES, scores[i].mean(1), strict=True)
             )
         )
     report = {
