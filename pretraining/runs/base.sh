@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The next checkpoint to release, on two CPU cores: trains (6,000 steps, an hour and a
+# The bundled checkpoint, on two CPU cores: trains (6,000 steps, an hour and a
 # half, then more, thrice, with the rate raised again), chooses the optimism, validates,
 # benchmarks and exports. The training is done: a new run takes its manifest and its
 # state from base/. Without them it begins at step 0 and makes other weights, as most of
