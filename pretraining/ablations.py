@@ -33,7 +33,7 @@ from pretraining.validate import validation_set
 from tabrl._checkpoint import save_network
 from tabrl._features import Features
 from tabrl._network import Network, Posterior
-from tabrl._planning import action_values, dense_transitions
+from tabrl._planning import action_values
 
 _CPU = torch.device("cpu")
 _CONFIG = Path(__file__).parent / "runs" / "base.json"
@@ -79,12 +79,8 @@ def variants(families: tuple[str, ...]) -> dict[str, Variant]:
     }
 
 
-def plan_roughly(
-    posterior: Posterior, features: Features, P: Tensor | None = None
-) -> Tensor:
+def plan_roughly(posterior: Posterior, features: Features, P: Tensor) -> Tensor:
     """Return the action values (3, B, S, A) of a few backups in place of a plan."""
-    if P is None:
-        P = dense_transitions(posterior, features)
     discount = features.gamma[:, None, None]
     v = torch.zeros_like(posterior.reward[..., 0])
     for _ in range(1 + _BACKUPS):

@@ -14,7 +14,7 @@ from pretraining.loss import WEIGHTS
 from pretraining.validate import validation_set
 from tabrl._checkpoint import load_network
 from tabrl._features import build_features
-from tabrl._planning import plan_dense
+from tabrl._planning import dense_transitions, plan_dense
 
 
 def test_every_variant_changes_something(tiny):
@@ -50,16 +50,17 @@ def test_a_rough_plan_reaches_a_few_steps_only():
     with torch.inference_mode():
         features = build_features(statistics)
         _, posterior = network(features)
+        P = dense_transitions(posterior, features)
         rough, exact = (
-            plan(posterior, features) for plan in (plan_roughly, plan_dense)
+            plan(posterior, features, P) for plan in (plan_roughly, plan_dense)
         )
     assert rough.isfinite().all()
     assert (rough - exact).abs().max() > 0.1
     # With hardly any future both are the same.
     myopic = replace(features, gamma=torch.full_like(features.gamma, 0.01))
     torch.testing.assert_close(
-        plan_roughly(posterior, myopic),
-        plan_dense(posterior, myopic),
+        plan_roughly(posterior, myopic, P),
+        plan_dense(posterior, myopic, P),
         rtol=1e-4,
         atol=1e-4,
     )
