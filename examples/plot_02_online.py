@@ -4,11 +4,11 @@ Learning by exploring
 
 An agent that has never seen FrozenLake, nor any other lake, learns it in some tens of
 episodes: its network was pretrained on synthetic processes, reads the counts of what
-happened so far, and plans optimistically, at the start of each episode and where its
-plan goes in circles. The same weights swim a river whose only reward worth having is
-upstream. Both are compared with PSRL and UCB-VI, exactly: the true probabilities are
-known here, so that the value of the policy that each follows at the start of each
-episode is the solution of a linear system.
+happened so far, and plans in a draw of what may be true, at the start of each episode
+and where its plan goes in circles. The same weights swim a river whose only reward
+worth having is upstream. Both are compared with PSRL and UCB-VI, exactly: the true
+probabilities are known here, so that the value of the policy that each follows at the
+start of each episode is the solution of a linear system.
 """
 
 # %%
@@ -208,7 +208,7 @@ for world, (env, n_episodes) in WORLDS.items():
 
 # %%
 # What the agent believes after 1, 5 and 20 episodes: how much each tile may be worth,
-# at the ninetieth percentile. Optimism fades where the agent has been.
+# at the ninetieth percentile. Doubt fades where the agent has been.
 
 beliefs = {}
 believer = OnlineAgent(gamma=GAMMA, reward_range=(0, 1), random_state=1)

@@ -7,7 +7,7 @@ longer ones are drawn from the occupancy of the behaviour, made Poisson.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from pretraining.loss import greedy
 from pretraining.prior import log_uniform
 from pretraining.targets import ProcessBatch, uniform
+from tabrl._exploration import draw_posterior
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network
 from tabrl._planning import plan_dense
@@ -65,14 +66,15 @@ def explore(
     return with_rewards(rng, batch, walk(rng, batch, pi, size))
 
 
-def exploring_policy(network: Network, statistics: StatisticsBatch) -> Tensor:
+def exploring_policy(
+    network: Network, statistics: StatisticsBatch, rng: np.random.Generator
+) -> Tensor:
     """Return the plan (B, S, A) of an agent that explores, ties in equal shares."""
     with torch.no_grad():
         features = build_features(statistics)
         _, posterior = network(features)
-        reward = network.optimistic_reward(posterior, features)
-        hoped = replace(posterior, reward=reward[None])
-        q = plan_dense(hoped, features)[0]
+        drawn = draw_posterior(posterior, features, network.optimism, rng)
+        q = plan_dense(drawn, features)[0]
         return greedy(q.masked_fill(~statistics.allowed, -torch.inf)).double()
 
 

@@ -158,7 +158,7 @@ def train_on_group(
             name = f"coverage_{head}"
             sums[name] = sums.get(name, 0.0) + share.item() / group.n_rounds
         if i + 1 < group.n_rounds:
-            pi = exploring_policy(network, statistics.to(device)).cpu().numpy()
+            pi = exploring_policy(network, statistics.to(device), rng).cpu().numpy()
             size = np.exp(rng.uniform(1, 7, len(pi))).astype(np.int64)
             group.log = group.log + explore(rng, group.batch, pi, size)
     return sums

@@ -376,12 +376,12 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"must give in 'network' positive integers {most}, n_heads dividing width. "
             f"Got {sizes!r:.200}.",
         )
-    rule: Any = config.setdefault("optimism", [1.0, 0.0, 0.0])
-    three = isinstance(rule, list) and len(rule) == 3
-    if not (three and all(type(x) in (int, float) and 0 <= x <= 100 for x in rule)):
+    rule: Any = config.setdefault("optimism", [0.7, 0.05])
+    two = isinstance(rule, list) and len(rule) == 2
+    if not (two and all(type(x) in (int, float) and 0 <= x <= 100 for x in rule)):
         raise _BadFileError(
             path,
-            f"must give in 'optimism' three numbers from 0 to 100. Got {rule!r:.80}.",
+            f"must give in 'optimism' two numbers from 0 to 100. Got {rule!r:.80}.",
         )
     return config
 

@@ -133,12 +133,17 @@ class Features:
     gamma, scale : Tensor of shape (B,)
     span : Tensor of shape (B,)
         Largest less smallest reward, in units of the scale: declared, else seen.
-    varied, noisy : Tensor of shape (B,)
-        Share of the pairs tried twice or more that led to more than one state, or
-        there and to an end, and of those that had more than one outcome, be it state,
-        end or reward; 1 where no pair was tried twice.
+    variance : Tensor of shape (B, S, A)
+        Of the reward, in units of scale^2: unbiased, from n - 1 degrees of freedom and
+        one more of the variance of all pairs of the state, which has one more of that
+        of all pairs of the data set, which has one more of a quarter of span^2.
+    noisy : Tensor of shape (B,)
+        Share of the pairs tried twice or more that had more than one outcome, be it
+        state, end or reward; 1 where no pair was tried twice.
     hidden : bool Tensor of shape (B,)
         Whether there may be states that were never reached.
+    found : bool Tensor of shape (B,)
+        Whether a reward was seen that is half the largest one declared or more.
     """
 
     pair: Tensor
@@ -157,9 +162,10 @@ class Features:
     gamma: Tensor
     scale: Tensor
     span: Tensor
-    varied: Tensor
+    variance: Tensor
     noisy: Tensor
     hidden: Tensor
+    found: Tensor
 
     def to(self, device: torch.device | str) -> Features:
         """Return the same features on another device."""
@@ -318,6 +324,14 @@ def build_features(batch: StatisticsBatch) -> Features:
     )
     # A reward of zero is always possible: nothing follows an end.
     seen = reward.amax((1, 2)).clamp(min=0) - reward.amin((1, 2)).clamp(max=0)
+    span = torch.where(declared, (high - low) / scale, seen)
+    of_all = ((batch.n * variance).sum((1, 2)) + span**2 / 4) / (n_degrees + 1)
+    of_state = (batch.n * variance).sum(-1) + of_all[:, None]
+    of_state = of_state / (degrees.sum(-1) + 1)
+    # The largest reward of a pair is at least the mean of its squares over its mean.
+    paid = batch.reward_sum > 0
+    best = batch.reward_sq_sum / torch.where(paid, batch.reward_sum, torch.inf)
+    best = best.amax((1, 2))
     return Features(
         pair=pair,
         state=state,
@@ -334,8 +348,9 @@ def build_features(batch: StatisticsBatch) -> Features:
         allowed=batch.allowed,
         gamma=batch.gamma,
         scale=scale,
-        span=torch.where(declared, (high - low) / scale, seen),
-        varied=1 - constant,
+        span=span,
+        variance=(batch.n * variance + of_state[..., None]) / batch.n.clamp(min=1),
         noisy=1 - certain / n_repeated.clamp(min=1),
+        found=declared & (best > 0) & (best >= high / 2),
         hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
     )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tabrl._exploration import draw_posterior
 from tabrl._features import Features, StatisticsBatch, build_features
 from tabrl._network import QUANTILES, Network, Posterior, Tokens
 from tabrl._planning import SparseProcess, plan_sparse
@@ -63,19 +64,25 @@ def solve(
     return values, log_policy
 
 
-def solve_optimistically(
-    network: Network, batch: StatisticsBatch, device: torch.device, optimism: float
+def solve_to_explore(
+    network: Network,
+    batch: StatisticsBatch,
+    device: torch.device,
+    optimism: float,
+    rng: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Return the action values (S, A) of an explorer, in units of the scale.
 
-    ``optimism`` multiplies what `Network.optimistic_reward` adds to the middle head.
+    It plans in a draw from the posterior, by `tabrl._exploration.draw_posterior` with
+    both numbers of the network's rule times ``optimism``.
     """
     features, _, posterior = infer(network, batch, device)
     with torch.inference_mode():
-        middle = posterior.reward[1, 0].cpu().numpy()
-        high = network.optimistic_reward(posterior, features)[0].cpu().numpy()
-        process = SparseProcess(posterior, features)
-    r = middle + optimism * (high - middle)
+        spread, untried = network.optimism
+        rule = (optimism * spread, optimism * untried)
+        drawn = draw_posterior(posterior, features, rule, rng)
+        process = SparseProcess(drawn, features)
+        r = drawn.reward[0, 0].cpu().numpy()
     return plan_sparse(process, r, allowed=_mask(batch))
 
 

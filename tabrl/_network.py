@@ -30,9 +30,6 @@ _SIGN = (-1.0, 0.0, 1.0)
 # Optimism of the high head never falls below this multiple of 1 / sqrt(n + 1), in
 # units of the reward scale: exploration must not give up before the data say so.
 _HIGH_FLOOR = 0.05
-# The same for the rewards to explore for. It counts again at every step: where nothing
-# leads on it adds up to 1 / (1 - gamma) times as much, however well a pair is known.
-_EXPLORING_FLOOR = 0.01
 # Where no data are, no action falls further behind than this many logits: a policy
 # that saturates early has no gradient left to learn to hedge from.
 _REACH = 10.0
@@ -78,6 +75,8 @@ class Posterior:
         Probability of an end; what is missing to one then is that of unseen states.
     mean_reward : Tensor of shape (B, S, A)
         Posterior mean of the reward, without what unseen states are worth.
+    weight : Tensor of shape (2, B, S, A)
+        Visits plus what the prior counts for, of the successors and of the reward.
     """
 
     reward: Tensor
@@ -88,6 +87,7 @@ class Posterior:
     anywhere: Tensor
     ended: Tensor
     mean_reward: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -221,14 +221,14 @@ class _Layer(nn.Module):
 class Network(nn.Module):
     """Learned posterior over decision processes, and a policy from its plans.
 
-    ``optimism`` is the rule of `optimistic_reward`: chosen after training, kept with
-    the weights.
+    ``optimism`` is the rule of `tabrl._exploration.draw_posterior`: chosen after
+    training, kept with the weights.
     """
 
     def __init__(
         self,
         config: NetworkConfig,
-        optimism: tuple[float, float, float] = (1.0, 0.1, 0.1),
+        optimism: tuple[float, float] = (0.7, 0.05),
     ) -> None:
         super().__init__()
         self.config = config
@@ -327,45 +327,8 @@ class Network(nn.Module):
             anywhere=mixture[..., 3],
             ended=trust * features.terminated + mixture[..., 5],
             mean_reward=mean,
+            weight=n + strength.permute(3, 0, 1, 2),
         )
-
-    def optimistic_reward(self, posterior: Posterior, features: Features) -> Tensor:
-        """Return the rewards (B, S, A) for which an agent plans that explores.
-
-        The middle head's plus level times what the high head adds to it (with a lower
-        floor, as what is too high for one step is so for every step of a plan), where
-        level = base + growth (1 + 6 V) log(1 + m), (base, growth, untried) =
-        ``optimism``, m is the mean number of visits of a pair, and V the share of the
-        pairs that turned out to lead to more than one state. As in Bayes-UCB (Kaufmann
-        et al., 2012), the quantile to hope for rises with time, and faster where
-        repeating teaches something.
-
-        A pair without a visit may give besides ``untried`` times the span of the
-        rewards over the horizon 1 / (1 - gamma (1 - N t)), so that none that can be
-        reached stays untried for good; N is the share of the pairs that had more than
-        one outcome, t that of the steps that terminated. (Where one try tells all,
-        hope is cheap, and that for the whole horizon finds what is far.)
-        Where a first try may have been bad luck it is repeated: after n visits the same
-        is divided by n^3 and multiplied by N, and by 1 + log(1 + m) as long as there
-        may be states that were never reached, for those bad luck may hide for good;
-        after that by 0.3, though never for less than the reward of one step.
-        """
-        _, middle, high = posterior.reward
-        asked = features.known[..., None] & features.allowed
-        n_steps = features.n.sum((1, 2))
-        visits = n_steps / asked.sum((1, 2)).clamp(min=1)
-        base, growth, untried = self.optimism
-        time = torch.log1p(visits)
-        level = base + growth * (1 + 6 * features.varied) * time
-        ends = (features.n * features.terminated).sum((1, 2)) / n_steps.clamp(min=1)
-        horizon = 1 / (1 - features.gamma * (1 - features.noisy * ends))
-        again = (0.3 * horizon).clamp(min=1)
-        again = torch.where(features.hidden, (1 + time) * horizon, again)
-        again = (features.noisy * again)[:, None, None] / features.n.clamp(min=1) ** 3
-        hope = torch.where(features.n > 0, again, horizon[:, None, None])
-        hope = untried * features.span[:, None, None] * hope
-        lower = (_HIGH_FLOOR - _EXPLORING_FLOOR) * torch.rsqrt(features.n + 1)
-        return middle + level[:, None, None] * (high - middle - lower) + hope
 
     def decide(self, tokens: Tokens, features: Features, q: Tensor) -> Decision:
         """Turn planned action values q (3, B, S, A) into policy log-probabilities.

@@ -1,4 +1,4 @@
-"""An agent that explores: plans optimistically, acts, counts, and plans again."""
+"""An agent that explores: plans for what may be, acts, counts, and plans again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tabrl._inference import (
     at_quantile,
     most_probable,
     solve,
-    solve_optimistically,
+    solve_to_explore,
 )
 from tabrl._labels import as_labels, factorise
 from tabrl._network import Network
@@ -51,7 +51,7 @@ from tabrl._statistics import Statistics
 from tabrl._tally import Tally
 from tabrl._transitions import MAX_REWARD
 
-# Optimistic values that differ by less, relative to their size, are the same.
+# Values that differ by less, relative to their size, are the same.
 _TIE = 1e-6
 # Within an episode the plan stays for so many steps at least: the episodes of the
 # usual tasks are no longer, and what they explore is planned as a whole.
@@ -69,13 +69,13 @@ class OnlineAgent:
     """Agent that learns a decision process by acting in it, in few episodes.
 
     At the start of each episode the pretrained network reads the counts and mean
-    rewards of all transitions so far, and the agent plans exactly, for the high
-    estimate of what each action may give. It follows that plan, ties at random: so it
-    goes where the optimum may still be, however far that is. Within an episode it
-    plans again when it is about to take an action for the third time that it took for
-    the second time since it planned (at the earliest after a step for each 10,000
-    pairs of state and action), and after 200 steps or more as soon as the number of
-    visits of some pair has doubled.
+    rewards of all transitions so far, and the agent plans exactly, in a process drawn
+    from what the network says may be true, with hope for what was never tried. It
+    follows that plan, ties at random: so it goes where the optimum may still be,
+    however far that is. Within an episode it plans again when it is about to take an
+    action for the third time that it took for the second time since it planned (at the
+    earliest after a step for each 10,000 pairs of state and action), and after 200
+    steps or more as soon as the number of visits of some pair has doubled.
 
     Parameters
     ----------
@@ -98,14 +98,15 @@ class OnlineAgent:
     device : str or torch.device, default="auto"
         As in `OfflinePolicyEstimator`.
     optimism : float, default=1.0
-        Scales how far what the agent hopes for is above what it expects; 1 is what the
-        checkpoint was found to explore best with, 0 explores nothing that does not look
-        best. Like `explore` it may be set at any time, and is read
+        Scales how far what the agent plans for may be from what it expects; 1 is what
+        the checkpoint was found to explore best with, 0 explores nothing that does not
+        look best. Like `explore` it may be set at any time, and is read
         when the agent plans next.
     explore : bool, default=True
         False follows the exploiting policy instead, sampled from `predict_proba`.
     random_state : int, RandomState instance or None, default=None
-        Of the choice among actions. If given, `learn` seeds the environment from it.
+        Of the draws to plan for and the choice among actions. If given, `learn` seeds
+        the environment from it.
 
     Attributes
     ----------
@@ -648,20 +649,20 @@ class OnlineAgent:
     def _plan(self) -> None:
         """Plan for the episode that begins, or goes on."""
         explores = bool(self.explore)
-        self._scores = self._optimistic() if explores else self._exploit()[1]
+        self._scores = self._exploring() if explores else self._exploit()[1]
         self._explores = explores
         self.n_plans_ += 1
         self._cumulative = {}
         self._due, self._doubled, self._age = False, False, 0
         self._news.clear()
 
-    def _optimistic(self) -> NDArray[np.float64]:
-        """Return the action values (S, A) of the high plan, in units of its scale."""
+    def _exploring(self) -> NDArray[np.float64]:
+        """Return the action values (S, A) to explore by, in units of their scale."""
         check_optimism(self.optimism)
         scores = np.zeros((len(self._states), self._tally.n_actions))
         codes, told = self._told()
         if told is not None:
-            scores[codes] = solve_optimistically(*told, self.optimism)
+            scores[codes] = solve_to_explore(*told, self.optimism, self._rng)
         return scores
 
     def _exploit(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -123,10 +123,10 @@ BROKEN_CONFIG = {
     "heads": (lambda f: resize(f, n_heads=3), "dividing width"),
     "later inputs": (lambda f: resize(f, data_features=99), "data_features <="),
     "one optimism": (lambda f: edit_config(f, optimism=[1.0]), "in 'optimism'"),
-    "text optimism": (lambda f: edit_config(f, optimism=["1", 0, 0]), "in 'optimism'"),
+    "text optimism": (lambda f: edit_config(f, optimism=["1", 0]), "in 'optimism'"),
     "no pair": (lambda f: edit_config(f, optimism=2.0), "in 'optimism'"),
     "endless optimism": (
-        lambda f: edit_config(f, optimism=[float("inf"), 0.0, 0.0]),
+        lambda f: edit_config(f, optimism=[float("inf"), 0.0]),
         "in 'optimism'",
     ),
 }

@@ -462,48 +462,6 @@ def test_more_data_bring_the_posterior_nearer(network):
     assert distances[3] < 0.02 * distances[2]
 
 
-def test_what_an_agent_hopes_for_grows_with_the_visits_of_a_pair():
-    data = statistics_batch(**draw_arrays(0))
-    features = build_features(data)
-    network = Network(NetworkConfig(), optimism=(0.5, 0.2, 0.1)).double()
-    _, posterior = network(features)
-    _, middle, high = posterior.reward
-    visits = data.n.mean((1, 2))
-    counts = torch.as_tensor(draw_arrays(0)["counts"])
-    n_next = (counts > 0).sum(-1) + (data.n_terminated > 0)
-    repeated = data.n >= 2
-    varied = (repeated & (n_next > 1)).sum((1, 2)) / repeated.sum((1, 2))
-    assert ((varied > 0) & (varied < 1)).all()
-    level = 0.5 + 0.2 * (1 + 6 * varied) * visits.log1p()
-    # The head has a floor of 0.05 / sqrt(n + 1), exploring one of 0.01.
-    hoped = high - middle - 0.04 / (data.n + 1).sqrt()
-    expected = middle + level[:, None, None] * hoped
-    means = data.reward_sum / data.n.clamp(min=1e-12) / features.scale[:, None, None]
-    seen = means.amax((1, 2)).clamp(min=0) - means.amin((1, 2)).clamp(max=0)
-    ended = data.n_terminated.sum((1, 2)) / data.n.sum((1, 2))
-    assert ((ended > 0) & (ended < 1)).all()
-    # Not only states and ends: the rewards of these pairs differ as well.
-    spread = data.n * data.reward_sq_sum > data.reward_sum**2 * (1 + 1e-6)
-    noisy = (repeated & ((n_next > 1) | spread)).sum((1, 2)) / repeated.sum((1, 2))
-    assert (noisy > varied).any()
-    horizon = (1 / (1 - data.gamma * (1 - noisy * ended)))[:, None, None]
-    retry = noisy[:, None, None] / data.n**3
-    # There may be states beyond those of an incomplete set, and within a complete one
-    # while some were never reached.
-    reached = counts.sum((1, 2)) > 0
-    assert ((data.n.sum(-1) > 0) | reached).all()
-    time = visits.log1p()[:, None, None]
-    few = (0.3 * horizon).clamp(min=1)
-    for complete, again in ((False, (1 + time) * horizon), (True, few)):
-        features = build_features(replace(data, complete=torch.tensor([complete] * 3)))
-        found = network.optimistic_reward(posterior, features)
-        hope = 0.1 * torch.where(data.n > 0, again * retry, horizon)
-        torch.testing.assert_close(found, expected + seen[:, None, None] * hope)
-    declared = replace(data, reward_range=torch.tensor([[-1.0, 3.0]] * len(data.gamma)))
-    span = build_features(declared).span
-    torch.testing.assert_close(span, torch.full_like(span, 4 / 3))
-
-
 def test_a_state_is_hidden_until_it_is_reached():
     zeros = np.zeros((3, 2, 1))
     counts = np.zeros((3, 2, 1, 2))

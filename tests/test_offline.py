@@ -703,7 +703,6 @@ def test_an_unknown_state_is_inferred_from_the_others(log, tmp_path):
     np.testing.assert_array_equal(again.predict_proba([999])[0], guess[0])
 
 
-@pytest.mark.xfail(reason="the bundled weights advise the other action")
 def test_what_is_inferred_follows_the_log():
     """Two actions everywhere alike: the one that pays is taken in a new state too."""
     state = np.arange(200) % 10

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from tabrl import OfflinePolicyEstimator, OnlineAgent
-from tabrl._inference import solve_optimistically
+from tabrl._inference import solve_to_explore
 from tabrl._planning import plan_sparse
 from tabrl._statistics import Statistics
 
@@ -164,7 +164,7 @@ def planning(agent, monkeypatch, *choices):
     def plan():
         return np.eye(2)[np.full(len(agent.states_), next(plans))]
 
-    monkeypatch.setattr(agent, "_optimistic", plan)
+    monkeypatch.setattr(agent, "_exploring", plan)
 
 
 def test_a_plan_stays_until_it_repeats_what_it_has_tried_twice(monkeypatch):
@@ -222,13 +222,15 @@ def test_news_are_none_to_an_agent_that_does_not_explore():
 
 
 def test_frozen_lake_improves():
-    lake = gymnasium.make("FrozenLake-v1")
-    reached = []
-    agent = OnlineAgent(reward_range=(0, 1), random_state=0)
-    agent.learn(lake, n_episodes=120, callback=lambda _, e: reached.append(e["return"]))
-    assert len(reached) == 120
-    assert np.mean(reached[-60:]) > 0.3  # a random walker reaches 0.014
-    assert agent.states_.tolist() == list(range(16))
+    shares = []
+    for seed in range(4):  # one in six settles for little for a long time
+        lake, reached = gymnasium.make("FrozenLake-v1"), []
+        agent = OnlineAgent(reward_range=(0, 1), random_state=seed)
+        agent.learn(lake, 120, callback=lambda _, e, r=reached: r.append(e["return"]))
+        assert len(reached) == 120
+        assert agent.states_.tolist() == list(range(16))
+        shares.append(np.mean(reached[-60:]))
+    assert np.mean(shares) > 0.3  # a random walker reaches 0.014
 
 
 # Statistics
@@ -411,9 +413,10 @@ def test_going_on_in_another_environment():
 
 
 def test_masks_in_acting_and_planning():
-    agent = make_agent(3, 3)
-    chosen = {agent.act(0, action_mask=[True, False, True]) for _ in range(50)}
+    agents = [make_agent(3, 3, random_state=i) for i in range(20)]
+    chosen = {agent.act(0, action_mask=[True, False, True]) for agent in agents}
     assert chosen == {0, 2}
+    agent = agents[0]
     # Kept for planning, until another one is given, which holds at once.
     agent.observe(0, 0, 0.0, 0, False, True)
     assert agent.exploration_proba([0])[0, 1] == 0
@@ -446,9 +449,9 @@ def test_states_are_taken_for_all_once_none_was_met_only_once(monkeypatch):
 
     def solve(network, batch, *args):
         told.append(batch.complete.item())
-        return solve_optimistically(network, batch, *args)
+        return solve_to_explore(network, batch, *args)
 
-    monkeypatch.setattr("tabrl._online.solve_optimistically", solve)
+    monkeypatch.setattr("tabrl._online.solve_to_explore", solve)
     for agent in (make_agent(None), make_agent(3)):
         # The first two states are met once, then twice; at the end nothing is decided.
         a, b, end = range(3) if agent._states.complete else "abe"
@@ -580,12 +583,16 @@ def test_explore_and_optimism():
     assert agent.act(0) in (0, 1)
     agent.explore, agent._due = True, True
     np.testing.assert_array_equal(agent.exploration_proba(range(5)), optimistic)
+    # All but one pair may still give something, and nothing is known to be noisy.
+    agent = make_agent(5)
+    for _ in range(2):
+        agent.observe(0, 0, 0.0, 0, False)
+    agent.act(0)
     scores = agent._scores
     for optimism, sign in ((0.0, -1), (2.0, 1)):
         agent.optimism, agent._due = optimism, True
         agent.act(0)
-        assert (sign * (agent._scores - scores)[:4] > 0).all()
-        assert not agent._scores[4].any()  # the end, where nothing is planned
+        assert (sign * (agent._scores - scores) > 0).all()
 
 
 def test_rewards_in_other_units_change_nothing():

@@ -28,7 +28,7 @@ seeds = st.integers(0, 2**32 - 1)
 def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
     """Return features with all that planning reads; the rest is empty."""
     empty = torch.zeros(0, dtype=torch.float64)
-    names = "pair state data reward terminated scale span varied noisy hidden"
+    names = "pair state data reward terminated scale span variance noisy hidden found"
     edges_of = "edge_prob edge_sibling edge_predecessor"
     fields = {name: empty for name in f"{names} {edges_of}".split()}
     fields |= {
@@ -66,6 +66,7 @@ def known_process(P, r, gamma) -> tuple[Posterior, Features]:
         anywhere=none,
         ended=none,
         mean_reward=reward[None],
+        weight=torch.ones(2, *none.shape),
     )
     return posterior, features
 
@@ -108,6 +109,7 @@ def random_posterior(
         anywhere=parts[4].contiguous(),
         ended=parts[5],
         mean_reward=torch.zeros_like(parts[5]),
+        weight=torch.ones(2, *parts[5].shape),
     )
     return posterior, features
 
@@ -233,6 +235,7 @@ def test_transitions_by_hand():
         anywhere=weight(0.0, 0.0, 0.0, 0.5),
         ended=weight(0.0, 0.0, 0.0, 0.0),
         mean_reward=weight(0.0, 0.0, 0.0, 0.0),
+        weight=torch.ones(2, 1, 2, 2),
     )
     expected = [
         [[0.25 * 0.75, 0.5 + 0.25 * 0.25], [0.25 + 0.125, 0.0]],

@@ -284,15 +284,16 @@ def test_nobody_knows_of_the_end_of_a_bandit_before_the_first_pull():
 
 def test_contexts_are_explored_as_by_an_agent():
     """Two arms, one tried: an agent that hopes tries the other."""
-    P, R = np.ones((1, 2, 1)), np.array([[[1.0], [0.0]]])
+    P, R = np.ones((1, 2, 1)), np.array([[[0.4], [0.0]]])
     batch = solve([Process(P, R, np.array([False]), np.ones(1), 0.0)], np.array([0.99]))
     counts = np.array([[[[5.0], [0.0]]]])
-    log = Log(counts, 1.0 * counts.sum(-1), 1.0 * counts.sum(-1))
+    log = Log(counts, 0.4 * counts.sum(-1), 0.16 * counts.sum(-1))
     data = to_statistics(batch, log, np.array([False]), np.array([[0.0, 1.0]]))
     network = Network(NetworkConfig(width=8, n_layers=1, n_heads=2))
-    assert exploring_policy(network, data).tolist() == [[[0, 1]]]
-    network.optimism = (0.0, 0.0, 0.0)
-    assert exploring_policy(network, data).tolist() == [[[1, 0]]]
+    rng = np.random.default_rng(0)
+    assert exploring_policy(network, data, rng).tolist() == [[[0, 1]]]
+    network.optimism = (0.0, 0.0)
+    assert exploring_policy(network, data, rng).tolist() == [[[1, 0]]]
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

@@ -24,8 +24,6 @@ from scipy.special import betaincinv
 from pretraining.benchmark.cells import Cell, Row, run_part
 
 TABRL = "tabrl"
-# Policies of tabrl by the pulls and successes of each arm, sorted.
-_Known = dict[tuple[tuple[int, int], ...], NDArray[np.float64]]
 GAMMA = 0.99
 
 # Pulls and successes of each arm, (runs, K) both, the number of the pull from 1, the
@@ -154,11 +152,11 @@ class Protocol:
     """
 
     settings: Sequence[Setting] = (
-        Setting(2, 100, n_blocks=1, size=2000),
-        Setting(3, 25, n_blocks=1, size=2000),
+        Setting(2, 100, n_blocks=20, size=100),
+        Setting(3, 25, n_blocks=20, size=100),
         Setting(10, 500, n_blocks=40, size=50),
     )
-    tabrl_blocks: Sequence[int] = (1, 1, 4)
+    tabrl_blocks: Sequence[int] = (4, 10, 4)
     checkpoint: str | None = "auto"
     baselines: bool = True
     seed: int = 0
@@ -186,7 +184,7 @@ class Protocol:
 
 
 QUICK = Protocol(
-    settings=(Setting(2, 25, 1, 100), Setting(3, 10, 1, 100), Setting(10, 100, 1, 5)),
+    settings=(Setting(2, 25, 1, 20), Setting(3, 10, 1, 40), Setting(10, 100, 1, 5)),
     tabrl_blocks=(1, 1, 1),
 )
 
@@ -227,13 +225,8 @@ def tabrl_regret(
     rewards: NDArray[np.bool_],
     checkpoint: str,
     rng: np.random.Generator,
-    known: _Known | None = None,
 ) -> NDArray[np.float64]:
-    """Play bandits by tabrl's agent; returns the regret of each, (runs,).
-
-    The agent plans before each pull. What it then follows depends on how often each
-    arm was pulled, and won, and on nothing else, and it treats arms alike: so a plan
-    is made once for all runs and arms with the same such numbers.
+    """Play bandits by tabrl's agent, which plans before each pull.
 
     Parameters
     ----------
@@ -244,32 +237,27 @@ def tabrl_regret(
     checkpoint : str
         What `OnlineAgent` takes.
     rng : numpy.random.Generator
-        Draws from the policies.
-    known : dict, optional
-        Policies by the sorted counts, to be extended.
+        Seeds the agents.
+
+    Returns
+    -------
+    array of shape (runs,)
+        The regret of each.
     """
     from tabrl import OnlineAgent
 
-    known = {} if known is None else known
     n_arms, horizon = rewards.shape[1:]
     regret = np.zeros(len(means))
     for run, (mean, reward) in enumerate(zip(means, rewards, strict=True)):
         agent = OnlineAgent(
-            1, n_arms, gamma=GAMMA, reward_range=(0, 1), checkpoint=checkpoint
+            *(1, n_arms, GAMMA, (0, 1), checkpoint),
+            random_state=int(rng.integers(2**31)),
         )
-        counts = [(0, 0)] * n_arms
+        n_pulls = [0] * n_arms
         for _ in range(horizon):
-            order = sorted(range(n_arms), key=counts.__getitem__)
-            key = tuple(counts[arm] for arm in order)
-            if key not in known:
-                known[key] = agent.exploration_proba([0])[0][order]
-            cumulative = known[key].cumsum()
-            draw = rng.random() * cumulative[-1]
-            arm = order[int(np.searchsorted(cumulative, draw, side="right"))]
-            n, successes = counts[arm]
-            won = bool(reward[arm, n])
-            agent.observe(0, arm, float(won), None, True)
-            counts[arm] = (n + 1, successes + won)
+            arm = agent.act(0)
+            agent.observe(0, arm, float(reward[arm, n_pulls[arm]]), None, True)
+            n_pulls[arm] += 1
             regret[run] += mean.max() - mean[arm]
     return regret
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The next checkpoint to release, on two CPU cores: trains (6,000 steps, an hour and a
+# The bundled checkpoint, on two CPU cores: trains (6,000 steps, an hour and a
 # half, then more, thrice, with the rate raised again), chooses the optimism, validates,
 # benchmarks and exports. The training is done: a new run takes its manifest and its
 # state from base/. Without them it begins at step 0 and makes other weights, as most of
@@ -19,7 +19,7 @@ for steps in 6000 12000 17000 21000; do
         -m pretraining.train --config pretraining/runs/base.json --steps "$steps" \
         --out "$run" --device cpu --threads 1
 done
-python3 -m pretraining.optimism --run "$run" --per-family 32 --episodes 60 --jobs 2
+python3 -m pretraining.optimism --run "$run" --per-family 48 --episodes 300 --jobs 2
 python3 -m pretraining.validate --run "$run"
 python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
 python3 -m pretraining.benchmark offline --checkpoint "$run/checkpoint" --tabrl-only \
