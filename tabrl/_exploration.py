@@ -12,7 +12,7 @@ from tabrl._features import Features, segment_sum
 from tabrl._network import Posterior
 
 # Visits of a state that is on the way, once a large reward was found.
-_NEAR = 128
+_NEAR = 64
 
 
 def draw_posterior(
@@ -102,9 +102,9 @@ def hope(features: Features) -> Tensor:
     visits of a pair, as long as nothing was found and there may be states that were
     never reached, for those bad luck may hide for good; else by 0.6, though never for
     less than the reward of two steps.
-    Once a large reward was found, what is off the way to it can wait: hope for first
-    tries is multiplied by (1 + m + the visits of the state) / 128, as long as that is
-    less than one.
+    Once a large reward was found, what is off the way to it can wait: all hope is
+    multiplied by (1 + m + the visits of the state) / 64, as long as that is less than
+    one.
     """
     asked = features.known[..., None] & features.allowed
     n_steps = features.n.sum((1, 2))
@@ -115,7 +115,8 @@ def hope(features: Features) -> Tensor:
     again = (0.6 * horizon).clamp(min=2)
     again = torch.where(lost, (1 + visits.log1p()) * horizon, again)
     again = (features.noisy * again)[:, None, None] / features.n.clamp(min=1) ** 3
+    first = ((1 + features.noisy) / 2 * horizon)[:, None, None]
     here = 1 + visits[:, None, None] + features.n.sum(-1, keepdim=True)
     near = torch.where(features.found[:, None, None], here / _NEAR, 1.0).clamp(max=1)
-    first = near * ((1 + features.noisy) / 2 * horizon)[:, None, None]
-    return features.span[:, None, None] * torch.where(features.n > 0, again, first)
+    hoped = near * torch.where(features.n > 0, again, first)
+    return features.span[:, None, None] * hoped

@@ -133,7 +133,7 @@ def test_hope_fades_with_the_visits_of_a_pair():
     torch.testing.assert_close(span, torch.full_like(span, 4 / 3))
 
 
-def test_once_a_large_reward_was_found_first_tries_off_the_way_can_wait():
+def test_once_a_large_reward_was_found_what_is_off_the_way_can_wait():
     arrays = draw_arrays(0)
     paid = np.where(arrays["reward_sum"] > 0, arrays["reward_sum"], np.inf)
     best = (arrays["reward_sq_sum"] / paid).max((1, 2))
@@ -155,10 +155,7 @@ def test_once_a_large_reward_was_found_first_tries_off_the_way_can_wait():
     # As where no state is hidden, but less off the way.
     before = hope(replace(lost, hidden=torch.zeros(3, dtype=torch.bool)))
     visits = data.n.mean((1, 2))[:, None, None]
-    near = ((1 + visits + data.n.sum(-1, keepdim=True)) / 128).clamp(max=1)
+    near = ((1 + visits + data.n.sum(-1, keepdim=True)) / 64).clamp(max=1)
     assert near.min() < 0.5
-    near = torch.where(data.n > 0, 1.0, near)
-    assert (near < 0.5).any()
-    assert (near == 1).any()
     spans = (found.span / lost.span)[:, None, None]
     torch.testing.assert_close(hope(found), near * spans * before)
