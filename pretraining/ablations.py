@@ -21,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 
 import pretraining.loss
@@ -140,24 +141,32 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def kept_result(variant: Variant, config: TrainConfig, out: Path) -> dict[str, float]:
+    """Return the result kept in ``out``, or run the variant, on one thread."""
+    torch.set_num_threads(1)
+    path = out / "result.json"
+    if not path.exists():
+        path.write_text(json.dumps(run(variant, config, out)) + "\n")
+    return json.loads(path.read_text())
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     config = TrainConfig.from_json(_CONFIG)
     config = replace(config, n_steps=arguments.steps, warmup_steps=50, ema=0.98)
-    results = {}
-    for name, variant in variants(config.families).items():
-        out = arguments.out / name.replace(" ", "-").replace(",", "")
-        path = out / "result.json"
-        if not path.exists():
-            path.write_text(json.dumps(run(variant, config, out)) + "\n")
-        results[name] = json.loads(path.read_text())
-    print(table(results))
+    every = variants(config.families)
+    results = Parallel(n_jobs=arguments.jobs)(
+        delayed(kept_result)(
+            variant, config, arguments.out / name.replace(" ", "-").replace(",", "")
+        )
+        for name, variant in every.items()
+    )
+    print(table(dict(zip(every, results, strict=True))))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from pretraining import ablations
-from pretraining.ablations import Variant, plan_roughly, run, table, variants
+from pretraining.ablations import (
+    Variant,
+    kept_result,
+    plan_roughly,
+    table,
+    variants,
+)
 from pretraining.benchmark import offline
 from pretraining.loss import WEIGHTS
 from pretraining.validate import validation_set
@@ -36,10 +42,12 @@ def test_a_variant_trains_is_scored_and_leaves_no_trace(
     )
     variant = variants(tiny.families)[name]
     before = {key: getattr(*key) for key in variant.instead}
-    result = run(variant, tiny, tmp_path / "variant")
+    result = kept_result(variant, tiny, tmp_path / "variant")
     assert {key: getattr(*key) for key in variant.instead} == before
     assert result.keys() == {*WEIGHTS, "value", "value_error"}
-    assert result != run(Variant(), tiny, tmp_path / "plain")
+    plain = kept_result(Variant(), tiny, tmp_path / "plain")
+    assert result != plain
+    assert kept_result(variant, tiny, tmp_path / "plain") == plain
     assert f"| {name} | {result['regret']:.3f} |" in table({name: result})
 
 
