@@ -19,6 +19,7 @@ ORDER = (
     "_tally",
     "_features",
     "_network",
+    "_exploration",
     "_planning",
     "_inference",
     "_checkpoint",
@@ -41,6 +42,7 @@ THIRD_PARTY = {
     "_environments": {"numpy", "gymnasium"},
     "_features": {"numpy", "scipy", "torch"},
     "_network": {"torch"},
+    "_exploration": {"numpy", "torch"},
     "_planning": {"numpy", "scipy", "torch"},
     "_inference": {"numpy", "torch"},
 }
