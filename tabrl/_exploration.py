@@ -46,10 +46,10 @@ def draw_posterior(
         return torch.from_numpy(drawn).to(concentration)
 
     n_states = features.known.sum(-1).clamp(min=1)
-    spread = spread * (1 - (1 - features.noisy) ** 4)
-    spread = spread / (1 + n_states.log2() / 4).sqrt()
-    spread = spread.clamp(min=1e-3)[:, None, None]
-    visits = posterior.weight[0] / spread**2
+    narrowed = spread * (1 - (1 - features.noisy) ** 4)
+    narrowed = narrowed / (1 + n_states.log2() / 4).sqrt()
+    width = narrowed.clamp(min=1e-3)[:, None, None]
+    visits = posterior.weight[0] / width**2
     parts = torch.stack(
         [
             posterior.itself,
@@ -76,7 +76,7 @@ def draw_posterior(
 
     noise = torch.from_numpy(rng.standard_normal(features.n.shape)).to(features.n)
     deviation = (features.variance / (posterior.weight[1] + 1)).sqrt()
-    mean = posterior.mean_reward + spread * deviation * noise
+    mean = posterior.mean_reward + width * deviation * noise
     return replace(
         posterior,
         reward=(mean + worth * more + hoped)[None],
