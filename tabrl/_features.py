@@ -143,7 +143,8 @@ class Features:
     hidden : bool Tensor of shape (B,)
         Whether there may be states that were never reached.
     found : bool Tensor of shape (B,)
-        Whether a reward was seen that is half the largest one declared or more.
+        Whether a reward was seen that is half the largest one declared or more; may
+        be true too early where a pair gives rewards of both signs.
     """
 
     pair: Tensor
@@ -328,7 +329,8 @@ def build_features(batch: StatisticsBatch) -> Features:
     of_all = ((batch.n * variance).sum((1, 2)) + span**2 / 4) / (n_degrees + 1)
     of_state = (batch.n * variance).sum(-1) + of_all[:, None]
     of_state = of_state / (degrees.sum(-1) + 1)
-    # The largest reward of a pair is at least the mean of its squares over its mean.
+    # Where no reward of a pair is negative, its largest is at least the mean of their
+    # squares over their mean. Where some are, this may be more than the largest.
     paid = batch.reward_sum > 0
     best = batch.reward_sq_sum / torch.where(paid, batch.reward_sum, torch.inf)
     best = best.amax((1, 2))

@@ -222,15 +222,13 @@ def test_news_are_none_to_an_agent_that_does_not_explore():
 
 
 def test_frozen_lake_improves():
-    shares = []
-    for seed in range(4):  # one in six settles for little for a long time
-        lake, reached = gymnasium.make("FrozenLake-v1"), []
-        agent = OnlineAgent(reward_range=(0, 1), random_state=seed)
-        agent.learn(lake, 120, callback=lambda _, e, r=reached: r.append(e["return"]))
-        assert len(reached) == 120
-        assert agent.states_.tolist() == list(range(16))
-        shares.append(np.mean(reached[-60:]))
-    assert np.mean(shares) > 0.3  # a random walker reaches 0.014
+    lake = gymnasium.make("FrozenLake-v1")
+    reached = []
+    agent = OnlineAgent(reward_range=(0, 1), random_state=0)
+    agent.learn(lake, n_episodes=120, callback=lambda _, e: reached.append(e["return"]))
+    assert len(reached) == 120
+    assert np.mean(reached[-60:]) > 0.3  # a random walker reaches 0.014
+    assert agent.states_.tolist() == list(range(16))
 
 
 # Statistics
