@@ -97,16 +97,6 @@ def regret_of_rules(
     return np.array(regrets)
 
 
-def excess(scores: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
-    """Return how much more regret each rule has than the best, and the standard error.
-
-    ``scores`` (rules, families, processes) are of the same processes.
-    """
-    best = scores[scores.mean((1, 2)).argmin()]
-    more = (scores - best).reshape(len(scores), -1)
-    return more.mean(1), more.std(1) / np.sqrt(more.shape[1])
-
-
 def _episode(
     rng: np.random.Generator,
     batch: ProcessBatch,
@@ -176,13 +166,14 @@ def main() -> None:
         ],
         1,
     )  # (rules, families, processes)
-    more, error = excess(scores)
-    chosen = int(more.argmin())
+    chosen = int(scores.mean((1, 2)).argmin())
+    more = scores - scores[chosen]
+    error = more.std((1, 2)) / np.sqrt(more[0].size)
     print("spread untried  mean  more than the best +- error  " + "  ".join(FAMILIES))
     for i, (spread, untried) in enumerate(RULES):
         print(
             f"{spread:6.2f} {untried:7.2f}  "
-            f"{scores[i].mean():.4f}  {more[i]:.4f} +- {error[i]:.4f}  "
+            f"{scores[i].mean():.4f}  {more[i].mean():.4f} +- {error[i]:.4f}  "
             + "  ".join(
                 f"{regret:{len(name)}.3f}"
                 for name, regret in zip(FAMILIES, scores[i].mean(1), strict=True)

@@ -143,8 +143,8 @@ class Features:
     hidden : bool Tensor of shape (B,)
         Whether there may be states that were never reached.
     found : bool Tensor of shape (B,)
-        Whether a reward was seen that is half the largest one declared or more; may
-        be true too early where a pair gives rewards of both signs.
+        Whether means and variances prove that a reward was seen of half the largest
+        one declared or more.
     """
 
     pair: Tensor
@@ -329,11 +329,10 @@ def build_features(batch: StatisticsBatch) -> Features:
     of_all = ((batch.n * variance).sum((1, 2)) + span**2 / 4) / (n_degrees + 1)
     of_state = (batch.n * variance).sum(-1) + of_all[:, None]
     of_state = of_state / (degrees.sum(-1) + 1)
-    # Where no reward of a pair is negative, its largest is at least the mean of their
-    # squares over their mean. Where some are, this may be more than the largest.
-    paid = batch.reward_sum > 0
-    best = batch.reward_sq_sum / torch.where(paid, batch.reward_sum, torch.inf)
-    best = best.amax((1, 2))
+    # A variance is at most (largest - mean) (mean - smallest), Bhatia and Davis 2000,
+    # so that the largest reward of a pair is this or more.
+    above = (reward - ends[0, :, None, None]).clamp(min=1e-9)
+    best = (reward + variance / above).amax((1, 2))
     return Features(
         pair=pair,
         state=state,
@@ -353,6 +352,6 @@ def build_features(batch: StatisticsBatch) -> Features:
         span=span,
         variance=(batch.n * variance + of_state[..., None]) / batch.n.clamp(min=1),
         noisy=1 - certain / n_repeated.clamp(min=1),
-        found=declared & (best > 0) & (best >= high / 2),
+        found=declared & (high > 0) & (best >= (0.5 - 1e-6) * ends[1]),
         hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
     )

@@ -7,10 +7,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_network import draw_arrays, random_network, statistics_batch
 
 from tabrl._exploration import draw_posterior, hope
-from tabrl._features import Features, build_features, segment_sum
+from tabrl._features import Features, StatisticsBatch, build_features, segment_sum
 from tabrl._network import Posterior
 from tabrl._planning import dense_transitions
 
@@ -133,12 +135,57 @@ def test_hope_fades_with_the_visits_of_a_pair():
     torch.testing.assert_close(span, torch.full_like(span, 4 / 3))
 
 
+def log_of_one_pair(rewards: list[float], low: float, high: float) -> StatisticsBatch:
+    """Return what is known after these rewards of a single pair."""
+    one = statistics_batch(
+        counts=np.full((1, 1, 1, 1), float(len(rewards))),
+        ended=np.zeros((1, 1, 1)),
+        gamma=0.9,
+        reward_sum=np.full((1, 1, 1), sum(rewards)),
+        reward_sq_sum=np.full((1, 1, 1), sum(r**2 for r in rewards)),
+    )
+    ends = torch.tensor([[low, high]], dtype=torch.float64)
+    return replace(one, reward_range=ends)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "low", "high", "found"),
+    [
+        ([1.0], 0, 2, True),
+        ([0.99], 0, 2, False),
+        ([0.1] * 7, 0.0, 0.2, True),  # half of it, but for rounding
+        ([0, 0, 0, 1], 0, 1, True),
+        ([0, 0, 0, 1], 0, 2.1, False),
+        ([0] * 999 + [1], 0, 1, True),
+        ([-1] * 999 + [1], -1, 1, True),
+        ([-10, 11], -10, 100, False),  # squares over the mean are 221
+        ([-10, 11], -10, 22, True),
+        ([-10, 11], -1000, 100, False),
+        ([-2], -2, 1, False),
+        ([-2, -2], -2, -1, False),
+        ([3], 2, 6, True),
+        ([0], -5, 0, False),
+    ],
+)
+def test_large_rewards_are_found_when_they_were_seen(rewards, low, high, found):
+    features = build_features(log_of_one_pair(rewards, low, high))
+    assert features.found.tolist() == [found]
+
+
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=6), st.integers(-20, -9))
+def test_nothing_is_found_that_was_not_seen(rewards, low):
+    half = max(rewards) * 1.001 + 0.001  # of the largest that is declared
+    features = build_features(log_of_one_pair(rewards, low, max(2 * half, 0.0)))
+    assert not features.found.any()
+
+
 def test_once_a_large_reward_was_found_what_is_off_the_way_can_wait():
     arrays = draw_arrays(0)
-    paid = np.where(arrays["reward_sum"] > 0, arrays["reward_sum"], np.inf)
-    best = (arrays["reward_sq_sum"] / paid).max((1, 2))
     data = statistics_batch(**arrays)
     data = replace(data, complete=torch.tensor([False] * 3))
+    mean = torch.where(data.n > 0, data.reward_sum / data.n.clamp(min=1e-9), 0.0)
+    second = torch.where(data.n > 0, data.reward_sq_sum / data.n.clamp(min=1e-9), 0.0)
+    best = (mean + (second - mean**2) / (mean + 5)).amax((1, 2))
 
     def told(*highs):
         ends = torch.tensor([[-5.0, high] for high in highs], dtype=torch.float64)

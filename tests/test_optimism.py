@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pretraining import optimism
-from pretraining.optimism import excess, exploration_set, online_regret
+from pretraining.optimism import exploration_set, online_regret
 from pretraining.prior import FAMILIES, Process
 from pretraining.simulate import Log
 from pretraining.targets import draw_processes, solve
@@ -50,19 +50,6 @@ def test_every_policy_of_an_episode_counts():
     np.testing.assert_array_equal(log.counts[0, 0, :, 0], [2, 3])
     # Of two steps of reward 1 at gamma 0.5.
     np.testing.assert_allclose(lost, 1.5)
-
-
-def test_excess_is_that_over_the_best_rule_on_the_same_processes():
-    rng = np.random.default_rng(0)
-    best = rng.random((11, 64))
-    noise = rng.normal(size=best.shape)
-    noise -= noise.mean()
-    scores = np.stack([best + 0.3, best + 0.001 + noise, best, best + 0.01])
-    more, error = excess(scores)
-    np.testing.assert_allclose(more, [0.3, 0.001, 0, 0.01], atol=1e-12)
-    np.testing.assert_allclose(error[1], noise.std() / np.sqrt(noise.size))
-    assert error[0] < 1e-12
-    assert more.argmin() == 2
 
 
 def test_the_best_rule_is_written_where_the_export_finds_it(
