@@ -158,4 +158,7 @@ def _reward_range(batch: ProcessBatch) -> tuple[float, float]:
     R, outcomes = batch.R[0][possible], batch.outcomes[0]
     ends = outcomes if outcomes.isfinite().all() else torch.stack([R.min(), R.max()])
     margin = 3 * float(batch.noise)
-    return float(ends[0]) - margin, float(ends[1]) + margin
+    low, high = float(ends[0]) - margin, float(ends[1]) + margin
+    if low == high:  # what follows an end pays 0
+        return min(low, 0.0), max(high, 0.0)
+    return low, high

@@ -32,7 +32,8 @@ def check_reward_range(
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(
             "reward_range must be finite, the smallest reward below the largest. "
-            f"Got ({low}, {high})."
+            f"Got ({low}, {high}). Where all rewards are alike include 0, which is what "
+            "follows an end."
         )
     return low, high
 

@@ -379,6 +379,13 @@ def test_two_valued_and_noisy_rewards_have_their_means():
         assert values is None or set(rewards) == values
 
 
+def test_where_all_rewards_are_alike_their_range_has_what_follows_an_end():
+    batch = random_process(0)
+    for reward, expected in ((-0.5, (-0.5, 0.0)), (0.5, (0.0, 0.5))):
+        alike = replace(batch, R=torch.full_like(batch.R, reward))
+        assert exploration._reward_range(alike) == expected
+
+
 def test_giving_up_is_to_lose_always_the_same():
     falls = np.linspace(1, 0, 30)
     wrong = np.where(np.arange(30) < 15, falls, 0.4)
