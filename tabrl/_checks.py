@@ -32,7 +32,7 @@ def check_reward_range(
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(
             "reward_range must be finite, the smallest reward below the largest. "
-            f"Got ({low}, {high}). Where all rewards are alike include 0, which is what "
+            f"Got ({low}, {high}). Where all rewards are alike add 0, which "
             "follows an end."
         )
     return low, high

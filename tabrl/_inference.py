@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,13 +17,33 @@ from tabrl._planning import SparseProcess, plan_sparse
 
 # Actions whose log-probabilities differ by less are as good as each other.
 _TIE = 1e-5
+# Up to so many pairs a second thread gains next to nothing.
+_SMALL = 1000
+
+
+@contextmanager
+def _computing(batch: StatisticsBatch) -> Iterator[None]:
+    """Compute without gradients, what is small on one thread.
+
+    Threads wait for each other at every operation. Where another program has one of
+    their cores that may be for a time slice of the system, and a plan of some
+    milliseconds takes a second.
+    """
+    n_threads = torch.get_num_threads()
+    n_used = 1 if batch.n.numel() <= _SMALL else n_threads
+    torch.set_num_threads(n_used)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def infer(
     network: Network, batch: StatisticsBatch, device: torch.device
 ) -> tuple[Features, Tokens, Posterior]:
     """Return what the network reads and what it makes of it."""
-    with torch.inference_mode():
+    with _computing(batch):
         features = build_features(batch).to(device)
         return features, *network(features)
 
@@ -36,7 +58,7 @@ def solve(
     """
     features, tokens, posterior = infer(network, batch, device)
     allowed = _mask(batch)
-    with torch.inference_mode():
+    with _computing(batch):
         process = SparseProcess(posterior, features)
         rewards = posterior.reward[:, 0].cpu().numpy()
         middle = plan_sparse(process, rewards[1], allowed=allowed)
@@ -77,7 +99,7 @@ def solve_to_explore(
     both numbers of the network's rule times ``optimism``.
     """
     features, _, posterior = infer(network, batch, device)
-    with torch.inference_mode():
+    with _computing(batch):
         spread, untried = network.optimism
         rule = (optimism * spread, optimism * untried)
         drawn = draw_posterior(posterior, features, rule, rng)

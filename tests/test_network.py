@@ -11,6 +11,7 @@ import torch
 
 from tabrl._checkpoint import load_network
 from tabrl._features import StatisticsBatch, build_features
+from tabrl._inference import solve, solve_to_explore
 from tabrl._network import Network, NetworkConfig, symexp, symlog
 from tabrl._planning import dense_transitions, plan_dense
 
@@ -493,3 +494,30 @@ def test_rewards_at_the_ends_of_the_declared_range_are_noticed():
         found.append([features.pair[0, 0, 0, 12], *features.data[0, 16:18]])
     # At an end; the share of pairs inside; variance over that of two outcomes.
     np.testing.assert_allclose(found, [[0, 1, 1], [0, 1, 0], [1, 0, 0]], atol=1e-12)
+
+
+@pytest.mark.parametrize("n_actions", [3, 300])
+def test_only_large_networks_compute_on_several_threads(n_actions):
+    """And who calls has as many threads afterwards as before, errors or not."""
+    network, n_threads = random_network(0), []
+
+    def watched(self, *args):
+        n_threads.append(torch.get_num_threads())
+        if len(n_threads) == 3:
+            raise ArithmeticError
+
+    network.register_forward_pre_hook(watched)
+    data = statistics_batch(**draw_arrays(0, 1, n_actions=n_actions))
+    told = (network, data, torch.device("cpu"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        solve(*told)
+        solve_to_explore(*told, 1.0, np.random.default_rng(0))
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ArithmeticError):
+            solve(*told)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert n_threads == [1 if n_actions == 3 else 3] * 3

@@ -639,7 +639,7 @@ def test_callback_and_progress_bar(capsys, monkeypatch):
         ({"n_actions": True}, TypeError, "n_actions must be an integer. Got True."),
         ({"gamma": 1.2}, ValueError, "gamma must lie in [0, 1). Got 1.2."),
         ({"reward_range": (1, 0)}, ValueError, "reward_range must be finite"),
-        ({"reward_range": (-1, -1)}, ValueError, "rewards are alike include 0"),
+        ({"reward_range": (-1, -1)}, ValueError, "rewards are alike add 0"),
         ({"reward_range": 1}, TypeError, "reward_range must be a pair of numbers"),
         ({"optimism": -1}, ValueError, "optimism must be finite, 0 or more. Got -1."),
         ({"optimism": "x"}, TypeError, "optimism must be a number. Got 'x'."),
