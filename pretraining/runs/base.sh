@@ -20,7 +20,7 @@ for steps in 6000 12000 17000 21000; do
         --out "$run" --device cpu --threads 1
 done
 python3 -m pretraining.optimism --run "$run" --per-family 48 --episodes 300 --jobs 2
-python3 -m pretraining.validate --run "$run"
+python3 -m pretraining.validate --run "$run" --per-cell 512
 python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
 python3 -m pretraining.benchmark offline --checkpoint "$run/checkpoint" --tabrl-only \
     > "$run/benchmark.md"
