@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from pretraining.benchmark import baselines
 from pretraining.benchmark.baselines import (
     Counts,
     behaviour_cloning,
@@ -277,6 +278,25 @@ def test_soft_spibb_with_a_large_budget_is_greedy_on_the_behaviours_values():
     q = action_values(env.transition, env.expected_reward, 0.9, v)
     pi = soft_spibb(counts, 0.9, behaviour, 5.0)
     np.testing.assert_allclose(pi, greedy(q), atol=1e-9)
+
+
+def test_soft_spibb_does_not_tell_actions_apart_by_rounding(monkeypatch):
+    """In the middle of a grid two ways are alike, whatever a solver's last digit."""
+    env = environment("gridworld-5x5", 0.99)
+    log = env.simulate(env.uniform_policy, 4096, np.random.default_rng(0))
+    counts = count(log, env.n_states, env.n_actions)
+    exact = baselines._policy_action_values
+    expected = soft_spibb(counts, 0.99, env.uniform_policy, 2.0)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+
+        def rounded(*args, rng=rng):
+            q = exact(*args)
+            return q * (1 + 1e-15 * rng.normal(size=q.shape))
+
+        monkeypatch.setattr(baselines, "_policy_action_values", rounded)
+        found = soft_spibb(counts, 0.99, env.uniform_policy, 2.0)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT_NAMES)

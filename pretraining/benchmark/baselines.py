@@ -272,6 +272,9 @@ def soft_spibb(
         The policy.
     """
     q = _policy_action_values(counts.transition, counts.mean_reward, gamma, behaviour)
+    # Actions that are alike must not be told apart by rounding.
+    unit = 1e-9 * (1 + np.abs(q).max())
+    q = np.round(q / unit) * unit
     s = np.arange(len(q))
     with np.errstate(divide="ignore"):
         error = np.sqrt(2 * np.log(2 * q.size / delta) / counts.n)
