@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 import torch
@@ -21,22 +22,29 @@ _TIE = 1e-5
 _SMALL = 1000
 
 
+_lock = Lock()
+_borrowed: list[int] = []  # the caller's number of threads, once for all under way
+
+
 @contextmanager
 def _computing(batch: StatisticsBatch) -> Iterator[None]:
     """Compute without gradients, what is small on one thread.
 
     Threads wait for each other at every operation. Where another program has one of
     their cores that may be for a time slice of the system, and a plan of some
-    milliseconds takes a second.
+    milliseconds takes a second. The number is torch's for the whole program: a thread
+    of Python that begins meanwhile sees what another has set, not what the caller has.
     """
-    n_threads = torch.get_num_threads()
-    n_used = 1 if batch.n.numel() <= _SMALL else n_threads
-    torch.set_num_threads(n_used)
+    with _lock:
+        n_threads = _borrowed[0] if _borrowed else torch.get_num_threads()
+        _borrowed.append(n_threads)
+        torch.set_num_threads(1 if batch.n.numel() <= _SMALL else n_threads)
     try:
         with torch.inference_mode():
             yield
     finally:
-        torch.set_num_threads(n_threads)
+        with _lock:
+            torch.set_num_threads(_borrowed.pop())
 
 
 def infer(

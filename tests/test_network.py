@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -521,3 +522,37 @@ def test_only_large_networks_compute_on_several_threads(n_actions):
     finally:
         torch.set_num_threads(before)
     assert n_threads == [1 if n_actions == 3 else 3] * 3
+
+
+def test_threads_that_overlap_leave_the_number_of_threads_as_it_was():
+    first, second = random_network(0), random_network(1)
+    both, done = threading.Barrier(2), threading.Event()
+
+    def meet(*_):
+        both.wait(60)
+
+    def linger(*_):
+        both.wait(60)
+        assert done.wait(60)
+
+    first.register_forward_pre_hook(meet)
+    second.register_forward_pre_hook(linger)
+    data, cpu = statistics_batch(**draw_arrays(0, 1)), torch.device("cpu")
+
+    def begin(work, *args):
+        thread = threading.Thread(target=work, args=args)
+        thread.start()
+        return thread
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        one, other = (begin(solve, net, data, cpu) for net in (first, second))
+        one.join()
+        done.set()
+        other.join()
+        seen = []
+        begin(lambda: seen.append(torch.get_num_threads())).join()
+        assert [*seen, torch.get_num_threads()] == [3, 3]
+    finally:
+        torch.set_num_threads(before)
