@@ -137,15 +137,14 @@ def test_hope_fades_with_the_visits_of_a_pair():
 
 def log_of_one_pair(rewards: list[float], low: float, high: float) -> StatisticsBatch:
     """Return what is known after these rewards of a single pair."""
-    one = statistics_batch(
+    return statistics_batch(
         counts=np.full((1, 1, 1, 1), float(len(rewards))),
         ended=np.zeros((1, 1, 1)),
         gamma=0.9,
         reward_sum=np.full((1, 1, 1), sum(rewards)),
         reward_sq_sum=np.full((1, 1, 1), sum(r**2 for r in rewards)),
+        reward_range=(low, high),
     )
-    ends = torch.tensor([[low, high]], dtype=torch.float64)
-    return replace(one, reward_range=ends)
 
 
 @pytest.mark.parametrize(

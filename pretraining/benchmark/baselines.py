@@ -273,7 +273,7 @@ def soft_spibb(
     """
     q = _policy_action_values(counts.transition, counts.mean_reward, gamma, behaviour)
     # Actions that are alike must not be told apart by rounding.
-    unit = 1e-9 * (1 + np.abs(q).max())
+    unit = tolerance(q)
     q = np.round(q / unit) * unit
     s = np.arange(len(q))
     with np.errstate(divide="ignore"):
