@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pretraining.train import TrainConfig
+from pretraining.recipe.train import TrainConfig
 from tabrl._network import NetworkConfig
 
 # The same examples everywhere, however slow the machine.

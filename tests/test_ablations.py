@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pretraining import ablations
-from pretraining.ablations import (
+from pretraining.benchmark.parts import offline
+from pretraining.recipe.loss import WEIGHTS
+from pretraining.validation import ablations
+from pretraining.validation.ablations import (
     Variant,
     kept_result,
     plan_roughly,
     table,
     variants,
 )
-from pretraining.benchmark import offline
-from pretraining.loss import WEIGHTS
-from pretraining.validate import validation_set
+from pretraining.validation.validate import validation_set
 from tabrl._checkpoint import load_network
 from tabrl._features import build_features
 from tabrl._planning import dense_transitions, plan_dense

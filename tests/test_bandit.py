@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pretraining.benchmark.bandit import (
+from pretraining.benchmark.parts.bandit import (
     INDICES,
     Protocol,
     Setting,

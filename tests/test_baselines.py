@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from pretraining.benchmark import baselines
-from pretraining.benchmark.baselines import (
+from pretraining.benchmark.baselines import offline as baselines
+from pretraining.benchmark.baselines.offline import (
     Counts,
     behaviour_cloning,
     certainty_equivalence,
@@ -22,18 +22,18 @@ from pretraining.benchmark.baselines import (
     spibb,
     vi_lcb,
 )
-from pretraining.benchmark.bayes import (
-    bayes_reference,
-    inferred_mean,
-    mean_value,
-    posterior_samples,
-)
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment, garnet
 from pretraining.benchmark.exact import (
     action_values,
     evaluate,
     greedy,
     policy_iteration,
+)
+from pretraining.validation.bayes import (
+    bayes_reference,
+    inferred_mean,
+    mean_value,
+    posterior_samples,
 )
 
 GAMMAS = (0.95, 0.99)

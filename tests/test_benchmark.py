@@ -10,8 +10,8 @@ import types
 import numpy as np
 import pytest
 
-from pretraining.benchmark import offline, peers
-from pretraining.benchmark.baselines import certainty_equivalence, count, spibb
+from pretraining.benchmark.baselines import packages as peers
+from pretraining.benchmark.baselines.offline import certainty_equivalence, count, spibb
 from pretraining.benchmark.cells import (
     ResultsError,
     cell_key,
@@ -20,6 +20,7 @@ from pretraining.benchmark.cells import (
     run_cells,
 )
 from pretraining.benchmark.environments import environment
+from pretraining.benchmark.parts import offline
 
 # Cells and result files
 

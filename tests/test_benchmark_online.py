@@ -7,11 +7,19 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from pretraining.benchmark import online
+from pretraining.benchmark.baselines.online import (
+    PSRL,
+    UCBVI,
+    Learner,
+    QLearning,
+    ValueIteration,
+    optimal_values,
+)
 from pretraining.benchmark.cells import read_results
 from pretraining.benchmark.environments import environment
 from pretraining.benchmark.exact import policy_iteration
-from pretraining.benchmark.online import (
+from pretraining.benchmark.parts import online
+from pretraining.benchmark.parts.online import (
     QUICK,
     TABRL,
     Protocol,
@@ -21,14 +29,6 @@ from pretraining.benchmark.online import (
     make_learner,
     score_cell,
     solved,
-)
-from pretraining.benchmark.online_baselines import (
-    PSRL,
-    UCBVI,
-    Learner,
-    QLearning,
-    ValueIteration,
-    optimal_values,
 )
 
 

@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from pretraining.benchmark import speed
-from pretraining.benchmark.baselines import certainty_equivalence, count
+from pretraining.benchmark.baselines.offline import certainty_equivalence, count
 from pretraining.benchmark.exact import evaluate
+from pretraining.benchmark.parts import speed
 
 PROTOCOL = speed.Protocol(n_states=(10, 30), n_repeats=2, cql_steps=1)
 
@@ -91,7 +91,9 @@ def test_what_is_too_large_is_said():
 
 
 def test_what_is_missing_is_said_and_the_rest_measured(monkeypatch, capsys):
-    monkeypatch.setattr("pretraining.benchmark.peers.find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "pretraining.benchmark.baselines.packages.find_spec", lambda name: None
+    )
     rows = speed.run(PROTOCOL, progress_bar=False)
     assert len(rows) == 2 * 2 * 4
     for row in rows:

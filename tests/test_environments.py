@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from pretraining.benchmark.baselines import count
+from pretraining.benchmark.baselines.offline import count
 from pretraining.benchmark.environments import (
     ENVIRONMENT_NAMES,
     bernoulli_bandit,

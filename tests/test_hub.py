@@ -27,7 +27,7 @@ from test_checkpoint import (
     run_python,
 )
 
-from pretraining import export
+from pretraining.recipe import export
 from tabrl import CheckpointError, OfflinePolicyEstimator, _checkpoint
 from tabrl._checkpoint import fetch_checkpoint, load_network, read_config
 from tabrl._network import Network, NetworkConfig

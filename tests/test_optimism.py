@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import torch
 
-from pretraining import optimism
-from pretraining.optimism import exploration_set, online_regret
 from pretraining.prior import FAMILIES, Process
-from pretraining.simulate import Log
-from pretraining.targets import draw_processes, solve
-from pretraining.train import train
+from pretraining.recipe.simulate import Log
+from pretraining.recipe.targets import draw_processes, solve
+from pretraining.recipe.train import train
+from pretraining.validation import optimism
+from pretraining.validation.optimism import exploration_set, online_regret
 from tabrl._checkpoint import load_network
 
 

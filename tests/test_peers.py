@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from pretraining.benchmark import offline, peers
+from pretraining.benchmark.baselines import packages as peers
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment, forest
+from pretraining.benchmark.parts import offline
 
 # These packages warn of their own dependencies.
 pytestmark = pytest.mark.filterwarnings("ignore")

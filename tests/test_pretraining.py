@@ -17,9 +17,9 @@ import torch
 from scipy.special import rel_entr
 from scipy.stats import binom, norm
 
-from pretraining import train as trainer
-from pretraining.controls import certainty_equivalence
-from pretraining.loss import (
+from pretraining.prior import FAMILIES, Process
+from pretraining.recipe import train as trainer
+from pretraining.recipe.loss import (
     WEIGHTS,
     compute_losses,
     divergence,
@@ -27,8 +27,7 @@ from pretraining.loss import (
     normalised_regret,
     optimal_actions,
 )
-from pretraining.prior import FAMILIES, Process
-from pretraining.simulate import (
+from pretraining.recipe.simulate import (
     Log,
     _independent_counts,
     _occupancy_counts,
@@ -41,8 +40,8 @@ from pretraining.simulate import (
     walk,
     with_rewards,
 )
-from pretraining.targets import ProcessBatch, draw_processes, solve, uniform
-from pretraining.train import (
+from pretraining.recipe.targets import ProcessBatch, draw_processes, solve, uniform
+from pretraining.recipe.train import (
     Diverged,
     Groups,
     NotSaved,
@@ -51,6 +50,7 @@ from pretraining.train import (
     train,
     use_bfloat16,
 )
+from pretraining.validation.controls import certainty_equivalence
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network, NetworkConfig
 from tabrl._planning import plan_dense
@@ -151,7 +151,7 @@ def test_occupancy_is_that_of_walks(monkeypatch):
     # Episodes are short here, so that how long ones are cut hardly matters.
     batch = noisy_chain()
     pi = np.array([[[0.7, 0.3], [0.4, 0.6], [0.5, 0.5]]])
-    monkeypatch.setattr("pretraining.simulate.behaviour_policies", lambda *_: pi)
+    monkeypatch.setattr("pretraining.recipe.simulate.behaviour_policies", lambda *_: pi)
     rng = np.random.default_rng(4)
     size = np.array([40_000])
     occupied = _occupancy_counts(rng, batch, size)
@@ -383,7 +383,7 @@ def test_losses_are_those_of_the_network(batch):
 @pytest.mark.parametrize(("n", "times"), [(0, 1), (8, 3), (99, 10), (10_000, 10)])
 def test_well_known_pairs_count_more_in_the_quantile_loss(batch, n, times, monkeypatch):
     monkeypatch.setattr(
-        "pretraining.loss.WEIGHTS",
+        "pretraining.recipe.loss.WEIGHTS",
         dict.fromkeys(WEIGHTS, 0) | {"quantile": 0.5},
     )
     counts = np.zeros(batch.P.shape)
@@ -448,7 +448,7 @@ def test_divergence_is_least_for_the_posterior_mean():
 
 def test_the_loss_of_the_mean_reward_is_least_for_the_posterior_mean(monkeypatch):
     monkeypatch.setattr(
-        "pretraining.loss.WEIGHTS", dict.fromkeys(WEIGHTS, 0) | {"reward": 1}
+        "pretraining.recipe.loss.WEIGHTS", dict.fromkeys(WEIGHTS, 0) | {"reward": 1}
     )
     batch = coin([0.2, 0.6])
     none = np.zeros(batch.P.shape)
@@ -834,7 +834,7 @@ def test_two_ranks_take_the_steps_of_one(tmp_path, begun_by):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--local-addr=127.0.0.1", "--nproc-per-node=2"]
     subprocess.run(
-        [*torchrun, "-m", "pretraining.train", *command_line(config, tmp_path)],
+        [*torchrun, "-m", "pretraining.recipe.train", *command_line(config, tmp_path)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         check=True,

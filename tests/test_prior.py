@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining import targets
 from pretraining.benchmark.environments import environments
 from pretraining.prior import FAMILIES, log_uniform
 from pretraining.prior._process import (
@@ -18,7 +17,8 @@ from pretraining.prior._process import (
     sparse_rows,
     start_distribution,
 )
-from pretraining.targets import draw_processes, evaluate_policy, solve
+from pretraining.recipe import targets
+from pretraining.recipe.targets import draw_processes, evaluate_policy, solve
 
 SIZES = [(2, 2), (3, 2), (4, 3), (5, 6), (9, 4), (20, 5), (64, 6), (100, 2)]
 

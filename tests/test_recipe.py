@@ -13,9 +13,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from pretraining.export import export
-from pretraining.prior import gallery
-from pretraining.train import TrainConfig
+from pretraining.recipe.export import export
+from pretraining.recipe.train import TrainConfig
+from pretraining.validation import gallery
 from tabrl._checkpoint import read_config
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_checkpoint(tmp_path):
         out, path = tmp_path / name, tmp_path / f"{name}.json"
         path.write_text(json.dumps(asdict(replace(config, seed=seed))))
         train = ["--config", path, "--out", out, "--device", "cpu", "--threads", 1]
-        run("python3", "-m", "pretraining.train", *train)
+        run("python3", "-m", "pretraining.recipe.train", *train)
         export(out, out / "checkpoint")
         digests.append(read_config(out / "checkpoint")["sha256"])
     assert digests[0] == digests[1]

@@ -11,11 +11,11 @@ import lzma
 import numpy as np
 import pytest
 
-from pretraining.benchmark import report
 from pretraining.benchmark.__main__ import main
-from pretraining.benchmark.bandit import bayes_optimal_regret
 from pretraining.benchmark.cells import ResultsError, read_results, run_cells
-from pretraining.benchmark.intervals import (
+from pretraining.benchmark.parts.bandit import bayes_optimal_regret
+from pretraining.benchmark.report import summary as report
+from pretraining.benchmark.report.intervals import (
     bootstrap,
     estimate,
     interquartile_mean,
@@ -23,8 +23,8 @@ from pretraining.benchmark.intervals import (
     probability_of_improvement,
     tail_mean,
 )
-from pretraining.benchmark.scores import Scores
-from pretraining.benchmark.tables import (
+from pretraining.benchmark.report.scores import Scores
+from pretraining.benchmark.report.tables import (
     PARTS,
     bandit_tables,
     comparison_table,
@@ -506,7 +506,9 @@ def test_damaged_compressed_results_are_refused(tmp_path, damage):
 
 
 def test_report_without_rliable_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretraining.benchmark.intervals.find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "pretraining.benchmark.report.intervals.find_spec", lambda name: None
+    )
     with pytest.raises(SystemExit, match=r"needs rliable.*install.sh"):
         main(["report", str(tmp_path)])
 

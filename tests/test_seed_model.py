@@ -10,10 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pretraining.benchmark.environments import environment
-from pretraining.benchmark.offline import simulate_log
-from pretraining.benchmark.online import Simulator
-from pretraining.benchmark.seed_model import (
+from pretraining.benchmark.baselines.seed_model import (
     CONFIG,
     SeedLearner,
     SeedModel,
@@ -22,8 +19,11 @@ from pretraining.benchmark.seed_model import (
     policies,
     train,
 )
-from pretraining.simulate import Log
-from pretraining.train import Groups
+from pretraining.benchmark.environments import environment
+from pretraining.benchmark.parts.offline import simulate_log
+from pretraining.benchmark.parts.online import Simulator
+from pretraining.recipe.simulate import Log
+from pretraining.recipe.train import Groups
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import NetworkConfig
 from tabrl._statistics import Statistics

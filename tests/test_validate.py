@@ -12,15 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining import bootstrap, controls, exploration, validate
-from pretraining.benchmark import baselines
-from pretraining.benchmark.online_baselines import PSRL
-from pretraining.conjugate import bayes_comparison
-from pretraining.controls import CONSTANTS, certainty_equivalence, first_best, greedy
-from pretraining.export import model_card
+from pretraining.benchmark.baselines import offline as baselines
+from pretraining.benchmark.baselines.online import PSRL
 from pretraining.prior import FAMILIES, Process
-from pretraining.simulate import explore, to_statistics, with_rewards
-from pretraining.targets import ProcessBatch, draw_processes, solve, uniform
+from pretraining.recipe.export import model_card
+from pretraining.recipe.simulate import explore, to_statistics, with_rewards
+from pretraining.recipe.targets import ProcessBatch, draw_processes, solve, uniform
+from pretraining.validation import bootstrap, controls, exploration, validate
+from pretraining.validation.conjugate import bayes_comparison
+from pretraining.validation.controls import (
+    CONSTANTS,
+    certainty_equivalence,
+    first_best,
+    greedy,
+)
 from tabrl import OfflinePolicyEstimator, OnlineAgent
 from tabrl._checkpoint import load_network, read_config, save_network
 from tabrl._features import StatisticsBatch

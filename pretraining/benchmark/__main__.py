@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pretraining.benchmark import bandit, offline, online, speed
 from pretraining.benchmark.cells import ResultsError
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES
-from pretraining.benchmark.report import (
+from pretraining.benchmark.parts import bandit, offline, online, speed
+from pretraining.benchmark.report.summary import (
     SUMMARY,
     ReportError,
     check,
@@ -22,7 +22,7 @@ from pretraining.benchmark.report import (
     summarise,
     write_summary,
 )
-from pretraining.benchmark.tables import PARTS
+from pretraining.benchmark.report.tables import PARTS
 
 _MODULES: dict[str, Any] = {
     "offline": offline,
@@ -154,7 +154,7 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.figures is not None:
         if arguments.folder is None:
             raise ReportError("--figures needs the folder with the result files.")
-        from pretraining.benchmark.figures import draw
+        from pretraining.benchmark.report.figures import draw
 
         for path in draw(arguments.folder, arguments.figures):
             sys.stdout.write(f"{path}\n")

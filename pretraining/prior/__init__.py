@@ -13,12 +13,8 @@ from pretraining.prior import (
     rooms,
     traps,
 )
-from pretraining.prior._process import (
-    Process,
-    log_uniform,
-    price_actions,
-    restrict_actions,
-)
+from pretraining.prior._process import Process, log_uniform
+from pretraining.prior.variations import price_actions, restrict_actions
 
 FAMILIES = {
     "graphs": graphs.sample,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,37 +64,6 @@ def sparse_rows(rng: Rng, candidates: NDArray, outdegree: NDArray, S: int) -> ND
     at = np.arange(n_states)[:, None, None], np.arange(n_actions)[:, None]
     np.add.at(P, (*at, candidates), weight)
     return P
-
-
-def restrict_actions(rng: Rng, process: Process) -> Process:
-    """Take some actions away from each state; their rows repeat an allowed one."""
-    shape = process.P.shape[:2]
-    allowed = rng.random(shape) < rng.uniform(0.3, 0.95)
-    allowed[np.arange(shape[0]), rng.integers(shape[1], size=shape[0])] = True
-    stand_in = np.where(allowed, np.arange(shape[1]), allowed.argmax(1)[:, None])
-    at = np.arange(shape[0])[:, None]
-    return replace(
-        process,
-        P=process.P[at, stand_in],
-        R=process.R[at, stand_in],
-        allowed=allowed,
-    )
-
-
-def price_actions(rng: Rng, process: Process) -> Process:
-    """Let each action cost or pay the same in every state, at times nothing else."""
-    n_actions = process.P.shape[1]
-    alive = ~process.terminal
-    size = np.abs(process.R[alive]).max() * log_uniform(rng, 0.02, 2)
-    kind = rng.choice(["normal", "cost", "one"])
-    if kind == "normal":
-        price = rng.normal(size=n_actions)
-    elif kind == "cost":
-        price = -rng.random(n_actions)
-    else:
-        price = rng.choice([-1.0, 1.0]) * np.eye(n_actions)[rng.integers(n_actions)]
-    R = process.R * (rng.random() < 0.75) + size * price[:, None]
-    return replace(process, R=R * alive[:, None, None])
 
 
 def shuffle_actions(rng: Rng, rows: NDArray) -> NDArray:

@@ -16,16 +16,16 @@ if [ ! -e "$run/state.pt" ] && [ -e "$trained" ]; then
 fi
 for steps in 6000 12000 17000 21000; do
     python3 -m torch.distributed.run --standalone --nproc-per-node 2 \
-        -m pretraining.train --config pretraining/runs/base.json --steps "$steps" \
+        -m pretraining.recipe.train --config pretraining/runs/base.json --steps "$steps" \
         --out "$run" --device cpu --threads 1
 done
-python3 -m pretraining.optimism --run "$run" --per-family 48 --episodes 300 --jobs 2
-python3 -m pretraining.validate --run "$run" --per-cell 512
-python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
+python3 -m pretraining.validation.optimism --run "$run" --per-family 48 --episodes 300 --jobs 2
+python3 -m pretraining.validation.validate --run "$run" --per-cell 512
+python3 -m pretraining.recipe.export --run "$run" --out "$run/checkpoint"
 python3 -m pretraining.benchmark offline --checkpoint "$run/checkpoint" --tabrl-only \
     > "$run/benchmark.md"
 python3 -m pretraining.benchmark online --checkpoint "$run/checkpoint" --tabrl-only \
     > "$run/online.md"
 # It is released, by the next command, only if it wins on both and in the validation:
-#     python3 -m pretraining.export --run "$run" --out tabrl/checkpoint \
+#     python3 -m pretraining.recipe.export --run "$run" --out tabrl/checkpoint \
 #         --benchmark "$run/benchmark.md"

@@ -13,7 +13,7 @@ if [ "$devices" -gt 1 ]; then
     launch=(python3 -m torch.distributed.run --standalone --nproc-per-node "$devices")
 fi
 workers=$((($(nproc) - 2) / (devices > 1 ? devices : 1)))
-"${launch[@]}" -m pretraining.train --config pretraining/runs/cuda.json --out "$run" \
+"${launch[@]}" -m pretraining.recipe.train --config pretraining/runs/cuda.json --out "$run" \
     --device cuda --workers "$workers" --minutes "$minutes"
-python3 -m pretraining.validate --run "$run" --per-cell 8 --compare cuda
-python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
+python3 -m pretraining.validation.validate --run "$run" --per-cell 8 --compare cuda
+python3 -m pretraining.recipe.export --run "$run" --out "$run/checkpoint"

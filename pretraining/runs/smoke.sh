@@ -5,10 +5,10 @@
 set -eu
 cd "$(dirname "$0")/../.."
 run=${1:-runs/smoke}
-python3 -m pretraining.train --config pretraining/runs/smoke.json --out "$run" \
+python3 -m pretraining.recipe.train --config pretraining/runs/smoke.json --out "$run" \
     --device cpu --threads 1
-python3 -m pretraining.validate --run "$run" --per-cell 8
-python3 -m pretraining.export --run "$run" --out "$run/checkpoint"
+python3 -m pretraining.validation.validate --run "$run" --per-cell 8
+python3 -m pretraining.recipe.export --run "$run" --out "$run/checkpoint"
 cat > "$run/log.csv" <<LOG
 state,action,reward,next_state,terminated
 home,wait,0,home,false

@@ -1,6 +1,6 @@
 """Choose how optimistic an agent should be, by its regret on processes of the prior.
 
-    python -m pretraining.optimism --run runs/base
+    python -m pretraining.validation.optimism --run runs/base
 
 Every rule (spread, untried) of `draw_posterior` explores the same processes of every
 family, seeded apart from training and validation. The benchmark has no say in the
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from pretraining.export import averaged_network
-from pretraining.loss import loss_of_states
 from pretraining.prior import FAMILIES, log_uniform
-from pretraining.simulate import (
+from pretraining.recipe.export import averaged_network
+from pretraining.recipe.loss import loss_of_states
+from pretraining.recipe.simulate import (
     Log,
     draw,
     exploring_policy,
@@ -35,7 +35,7 @@ from pretraining.simulate import (
     to_statistics,
     with_rewards,
 )
-from pretraining.targets import ProcessBatch, draw_processes
+from pretraining.recipe.targets import ProcessBatch, draw_processes
 from tabrl._network import Network
 from tabrl._online import ENOUGH
 
@@ -63,7 +63,7 @@ def online_regret(
 
     The agent knows the states, the actions and the range of the rewards; it plans at
     the start of an episode and where it goes in circles, as `tabrl.OnlineAgent` does,
-    ties at random. Scores are those of `pretraining.exploration.online_regret`.
+    ties at random. Scores are those of `exploration.online_regret`.
     """
     rng = np.random.default_rng(seed)
     shape = batch.P.shape

@@ -1,6 +1,6 @@
 """Pretrain the network on processes drawn from the prior.
 
-    python -m pretraining.train --config pretraining/runs/base.json --out runs/base
+    python -m pretraining.recipe.train --config pretraining/runs/base.json --out RUN
 
 Training step i draws the same data whatever came before: each group of processes is
 seeded by its place in the run alone, so that a run that was killed resumes exactly,
@@ -33,9 +33,9 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from pretraining.loss import WEIGHTS, compute_losses
 from pretraining.prior import FAMILIES, log_uniform
-from pretraining.simulate import (
+from pretraining.recipe.loss import WEIGHTS, compute_losses
+from pretraining.recipe.simulate import (
     Log,
     draw_reward_ranges,
     explore,
@@ -43,7 +43,7 @@ from pretraining.simulate import (
     simulate,
     to_statistics,
 )
-from pretraining.targets import ProcessBatch, draw_processes
+from pretraining.recipe.targets import ProcessBatch, draw_processes
 from tabrl._checkpoint import load_network, read_config
 from tabrl._network import Network, NetworkConfig
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretraining.targets import ProcessBatch, evaluate_policy, uniform
+from pretraining.recipe.targets import ProcessBatch, evaluate_policy, uniform
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import QUANTILES, Network, symlog
 from tabrl._planning import dense_transitions, plan_dense

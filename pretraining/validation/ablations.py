@@ -1,6 +1,6 @@
 """What each part of the recipe is worth: short trainings of equal length without it.
 
-    python -m pretraining.ablations --out runs/ablations
+    python -m pretraining.validation.ablations --out runs/ablations
 
 Every variant trains from scratch on the seed of `runs/base.json`. Then come the losses
 on validation processes of all families, and the value of the policy, sampled, on logs
@@ -24,20 +24,20 @@ import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
-import pretraining.loss
-import pretraining.train
-from pretraining.benchmark import offline
-from pretraining.export import averaged_network
-from pretraining.loss import WEIGHTS, compute_losses
-from pretraining.train import TrainConfig, train
-from pretraining.validate import validation_set
+import pretraining.recipe.loss
+import pretraining.recipe.train
+from pretraining.benchmark.parts import offline
+from pretraining.recipe.export import averaged_network
+from pretraining.recipe.loss import WEIGHTS, compute_losses
+from pretraining.recipe.train import TrainConfig, train
+from pretraining.validation.validate import validation_set
 from tabrl._checkpoint import save_network
 from tabrl._features import Features
 from tabrl._network import Network, Posterior
 from tabrl._planning import action_values
 
 _CPU = torch.device("cpu")
-_CONFIG = Path(__file__).parent / "runs" / "base.json"
+_CONFIG = Path(__file__).parents[1] / "runs" / "base.json"
 _BACKUPS = 5
 
 
@@ -60,10 +60,12 @@ def variants(families: tuple[str, ...]) -> dict[str, Variant]:
         return Variant(lambda c: replace(c, families=rest))
 
     def weightless(loss: str) -> Variant:
-        return Variant(instead={(pretraining.loss, "WEIGHTS"): {**WEIGHTS, loss: 0.0}})
+        return Variant(
+            instead={(pretraining.recipe.loss, "WEIGHTS"): {**WEIGHTS, loss: 0.0}}
+        )
 
-    optimizers = (pretraining.train, "make_optimizers")
-    plan = (pretraining.loss, "plan_dense")
+    optimizers = (pretraining.recipe.train, "make_optimizers")
+    plan = (pretraining.recipe.loss, "plan_dense")
     return {
         "as it is": Variant(),
         "as it is, seed 3": Variant(lambda c: replace(c, seed=3)),

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pretraining.benchmark.online_baselines import PSRL, Learner
-from pretraining.bootstrap import average, interval, resample
-from pretraining.loss import loss_of_states
+from pretraining.benchmark.baselines.online import PSRL, Learner
 from pretraining.prior import FAMILIES, log_uniform
-from pretraining.targets import ProcessBatch, draw_processes
+from pretraining.recipe.loss import loss_of_states
+from pretraining.recipe.targets import ProcessBatch, draw_processes
+from pretraining.validation.bootstrap import average, interval, resample
 from tabrl import OnlineAgent
 from tabrl._checkpoint import save_network
 from tabrl._network import Network
@@ -34,7 +34,7 @@ def online_regret(
 ) -> NDArray:
     """Let an agent act in a batch of one; the regret of what each episode followed.
 
-    Regrets are normalised as those of `pretraining.loss`: of the episode's first
+    Regrets are normalised as those of `pretraining.recipe.loss`: of the episode's first
     policy, and discounted what later ones gain in the state where each takes over;
     clipped to [-2, 2].
     """

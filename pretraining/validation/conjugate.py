@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from pretraining.benchmark.bayes import (
+from pretraining.prior import Process, log_uniform
+from pretraining.recipe.simulate import to_statistics, walk, with_rewards
+from pretraining.recipe.targets import ProcessBatch, solve, uniform
+from pretraining.validation.bayes import (
     bayes_reference,
     inferred_mean,
     mean_value,
     posterior_samples,
 )
-from pretraining.bootstrap import interval, resample
-from pretraining.controls import certainty_equivalence, greedy
-from pretraining.prior import Process, log_uniform
-from pretraining.simulate import to_statistics, walk, with_rewards
-from pretraining.targets import ProcessBatch, solve, uniform
+from pretraining.validation.bootstrap import interval, resample
+from pretraining.validation.controls import certainty_equivalence, greedy
 from tabrl._features import StatisticsBatch
 from tabrl._planning import evaluate_actions, policy_iteration
 

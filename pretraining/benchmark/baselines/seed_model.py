@@ -1,6 +1,6 @@
 """In-context peer: the seed's model, which learns to plan instead of planning.
 
-    python -m pretraining.benchmark.seed_model --out runs/seed --minutes 60
+    python -m pretraining.benchmark.baselines.seed_model --out runs/seed --minutes 60
 
 Written from the description in "Reinforcement Learning Foundation Models Should
 Already Be A Thing" (Zighem and Vie, arXiv 2606.18812), without its code: layers of
@@ -31,14 +31,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from pretraining.benchmark.baselines.online import ValueIteration
 from pretraining.benchmark.cells import provenance
 from pretraining.benchmark.exact import greedy
-from pretraining.benchmark.offline import Policies
-from pretraining.benchmark.online_baselines import ValueIteration
+from pretraining.benchmark.parts.offline import Policies
 from pretraining.benchmark.process import Environment
-from pretraining.loss import optimal_actions
-from pretraining.simulate import to_statistics
-from pretraining.train import Group, Groups, TrainConfig, learning_rate
+from pretraining.recipe.loss import optimal_actions
+from pretraining.recipe.simulate import to_statistics
+from pretraining.recipe.train import Group, Groups, TrainConfig, learning_rate
 from tabrl._features import (
     DATA_FEATURES,
     PAIR_FEATURES,

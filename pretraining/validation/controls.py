@@ -1,7 +1,8 @@
 """Controls of the validation, for batches of data sets.
 
-Certainty equivalence and VI-LCB in the form of `pretraining.benchmark.baselines`,
-with all the data sets and constants of a batch at once.
+Certainty equivalence and VI-LCB in the form of
+`pretraining.benchmark.baselines.offline`, with all the data sets and constants of a
+batch at once.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def vi_lcb(
               \sqrt{\log(2 S A / \delta) / (2 \max(n(s, a), 1))}
 
     for each constant c. An unvisited pair counts as one visit that paid the lowest
-    reward and stays where it is. See `pretraining.benchmark.baselines.vi_lcb`.
+    reward and stays where it is. See `pretraining.benchmark.baselines.offline.vi_lcb`.
     """
     n = statistics.n.double()
     low, high = (end[:, None, None] for end in reward_range(statistics))

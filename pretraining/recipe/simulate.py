@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretraining.loss import greedy
 from pretraining.prior import log_uniform
-from pretraining.targets import ProcessBatch, uniform
+from pretraining.recipe.loss import greedy
+from pretraining.recipe.targets import ProcessBatch, uniform
 from tabrl._exploration import draw_posterior
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network

@@ -1,6 +1,6 @@
 """Export the averaged weights of a run as a release folder, and publish it.
 
-    python -m pretraining.export --run runs/base --out tabrl/checkpoint
+    python -m pretraining.recipe.export --run runs/base --out tabrl/checkpoint
 
 The folder holds the weights, config.json with the training manifest and validation
 figures, and a model card. With ``--push-to-hub org/name`` it goes to a repository of
@@ -113,7 +113,7 @@ def export(run: Path, out: Path, benchmark: Path | None = None) -> None:
     ----------
     run : Path
         Folder of the run, with ``validation.json`` if there are such figures and
-        ``optimism.json`` if `pretraining.optimism` has chosen one.
+        ``optimism.json`` if `pretraining.validation.optimism` has chosen one.
     out : Path
         Folder to write.
     benchmark : Path, optional

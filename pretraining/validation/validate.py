@@ -1,7 +1,7 @@
 """Score a checkpoint on processes of the prior that training never saw.
 
-    python -m pretraining.validate --run runs/base --figure validation.png
-    python -m pretraining.validate --checkpoint auto
+    python -m pretraining.validation.validate --run runs/base --figure validation.png
+    python -m pretraining.validation.validate --checkpoint auto
 
 A fixed set, seeded apart from training: every family by data-set size, and logs of
 near-experts as cells of their own. The policy of the model is the sampled one; its
@@ -27,20 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from pretraining.bootstrap import Scores, average, interval, resample
-from pretraining.conjugate import bayes_comparison
-from pretraining.controls import (
-    CONSTANTS,
-    certainty_equivalence,
-    first_best,
-    greedy,
-    vi_lcb,
-)
-from pretraining.exploration import online_scores
-from pretraining.export import averaged_network
-from pretraining.loss import compute_losses, normalised_regret, optimal_actions
 from pretraining.prior import FAMILIES, log_uniform
-from pretraining.simulate import (
+from pretraining.recipe.export import averaged_network
+from pretraining.recipe.loss import compute_losses, normalised_regret, optimal_actions
+from pretraining.recipe.simulate import (
     draw_reward_ranges,
     experts,
     simulate,
@@ -48,8 +38,18 @@ from pretraining.simulate import (
     walk,
     with_rewards,
 )
-from pretraining.targets import ProcessBatch, draw_processes, uniform
-from pretraining.validation_report import METHODS, draw_figure, table
+from pretraining.recipe.targets import ProcessBatch, draw_processes, uniform
+from pretraining.validation.bootstrap import Scores, average, interval, resample
+from pretraining.validation.conjugate import bayes_comparison
+from pretraining.validation.controls import (
+    CONSTANTS,
+    certainty_equivalence,
+    first_best,
+    greedy,
+    vi_lcb,
+)
+from pretraining.validation.exploration import online_scores
+from pretraining.validation.report import METHODS, draw_figure, table
 from tabrl._checkpoint import load_network
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network

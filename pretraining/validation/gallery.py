@@ -1,6 +1,6 @@
 """Draw a picture of every family of the prior: three processes each, and their optima.
 
-python -m pretraining.prior.gallery --output gallery
+python -m pretraining.validation.gallery --output gallery
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import shortest_path
 
 from pretraining.prior import FAMILIES
-from pretraining.targets import draw_processes
+from pretraining.recipe.targets import draw_processes
 
 _LEGEND = (
     "Top: states (circles), placed by the number of steps between them, in the colour "

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pretraining.benchmark.cells import read_results
-from pretraining.benchmark.intervals import require_rliable
-from pretraining.benchmark.tables import PARTS, Row, Table, Tables, table
+from pretraining.benchmark.report.intervals import require_rliable
+from pretraining.benchmark.report.tables import PARTS, Row, Table, Tables, table
 
-SUMMARY = Path(__file__).parent / "results" / "summary.json"
-CHECKPOINT = Path(__file__).parents[2] / "tabrl" / "checkpoint" / "config.json"
+SUMMARY = Path(__file__).parents[1] / "results" / "summary.json"
+CHECKPOINT = Path(__file__).parents[3] / "tabrl" / "checkpoint" / "config.json"
 _BLOCK = re.compile(r"(<!-- benchmark: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 

@@ -29,16 +29,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretraining.benchmark import peers
-from pretraining.benchmark.cells import Cell, Row, run_part
-from pretraining.benchmark.environments import environment
-from pretraining.benchmark.online_baselines import (
+from pretraining.benchmark.baselines import packages as peers
+from pretraining.benchmark.baselines.online import (
     PSRL,
     UCBVI,
     Learner,
     QLearning,
     ValueIteration,
 )
+from pretraining.benchmark.cells import Cell, Row, run_part
+from pretraining.benchmark.environments import environment
 from pretraining.benchmark.process import Environment
 
 TABRL, SEED, DQN = "tabrl", "seed model", "DQN"
@@ -109,7 +109,7 @@ class Protocol:
     baselines : bool
         Whether to run what is not tabrl.
     seed_model : str or None
-        Folder of `pretraining.benchmark.seed_model`; None leaves that out.
+        Folder of `pretraining.benchmark.baselines.seed_model`; None leaves that out.
     seed : int
         Seed of the first run; the others follow.
     """
@@ -244,7 +244,7 @@ def make_learner(
             raise ValueError("tabrl needs a checkpoint. Got None.")
         return Tabrl(*args, checkpoint=checkpoint, seed=seed)
     if method == SEED:
-        from pretraining.benchmark.seed_model import SeedLearner, load
+        from pretraining.benchmark.baselines.seed_model import SeedLearner, load
 
         if seed_model is None:
             raise ValueError("The seed's model needs its folder. Got None.")

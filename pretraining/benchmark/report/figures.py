@@ -14,10 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pretraining.benchmark.cells import read_results
-from pretraining.benchmark.intervals import bootstrap, interval, performance_profile
-from pretraining.benchmark.report import CHECKPOINT, result_files
-from pretraining.benchmark.scores import Row, Scores, is_tabrl, tuned_name
-from pretraining.benchmark.tables import offline_scores, regret_scores
+from pretraining.benchmark.report.intervals import (
+    bootstrap,
+    interval,
+    performance_profile,
+)
+from pretraining.benchmark.report.scores import Row, Scores, is_tabrl, tuned_name
+from pretraining.benchmark.report.summary import CHECKPOINT, result_files
+from pretraining.benchmark.report.tables import offline_scores, regret_scores
 
 # Safe for the colour-blind (Wong 2011), black and the vermilion for tabrl.
 _OURS = ("#000000", "#d55e00")

@@ -4,7 +4,8 @@ A cell is one log: an environment, a behaviour policy, a size, a discount factor
 seed. Every method gets the same log. Of what a log cannot show they know the numbers
 of states and of actions, and the SPIBB methods the behaviour policy as well. In states
 that are not in the log tabrl infers a policy (`handle_unknown="infer"`), those of the
-others are uniform, with the two exceptions of `pretraining.benchmark.baselines`.
+others are uniform, with the two exceptions of
+`pretraining.benchmark.baselines.offline`.
 
 The rows have the cell's parameters, `method`, `constant` (None where a method has
 none), `value` (normalised and clipped below at -1) and `value_unclipped`.
@@ -23,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretraining.benchmark import peers
-from pretraining.benchmark.baselines import (
+from pretraining.benchmark.baselines import packages as peers
+from pretraining.benchmark.baselines.offline import (
     behaviour_cloning,
     certainty_equivalence,
     count,
@@ -91,7 +92,7 @@ class Protocol:
     baselines : bool
         Whether to run what is not tabrl.
     seed_model : str or None
-        Folder of `pretraining.benchmark.seed_model`; None leaves that out.
+        Folder of `pretraining.benchmark.baselines.seed_model`; None leaves that out.
     d3rlpy : bool
         Whether to train d3rlpy's networks as well, on the logs that `D3RLPY_...` say.
     seed : int
@@ -330,7 +331,7 @@ def score_cell(
         if checkpoint is not None:
             found += tabrl_policies(log, env, checkpoint, seed)
         if seed_model is not None:
-            from pretraining.benchmark.seed_model import load, policies
+            from pretraining.benchmark.baselines.seed_model import load, policies
 
             found += policies(log, env, load(seed_model))
     rows: list[Row] = []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretraining.benchmark.intervals import (
+from pretraining.benchmark.report.intervals import (
     Estimate,
     Statistic,
     bootstrap,

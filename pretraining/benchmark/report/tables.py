@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from pretraining.benchmark.bandit import bayes_optimal_regret
-from pretraining.benchmark.intervals import (
+from pretraining.benchmark.parts.bandit import bayes_optimal_regret
+from pretraining.benchmark.parts.online import TABRL
+from pretraining.benchmark.report.intervals import (
     estimate,
     interquartile_mean,
     probability_of_improvement,
     tail_mean,
     upper_median,
 )
-from pretraining.benchmark.online import TABRL
-from pretraining.benchmark.scores import Scores, is_tabrl, symbol, tuned_name
+from pretraining.benchmark.report.scores import Scores, is_tabrl, symbol, tuned_name
 
 Row = Mapping[str, Any]
 # What no method can beat is computed for so many arms at most.
@@ -147,7 +147,7 @@ def offline_tables(rows: Sequence[Row], *, aggregates: bool = False) -> Tables:
     Parameters
     ----------
     rows : sequence of mappings
-        From `pretraining.benchmark.offline`.
+        From `pretraining.benchmark.parts.offline`.
     aggregates : bool, default=False
         Whether to add what needs rliable.
 
@@ -216,7 +216,7 @@ def online_tables(rows: Sequence[Row], *, aggregates: bool = False) -> Tables:
     Parameters
     ----------
     rows : sequence of mappings
-        From `pretraining.benchmark.online`.
+        From `pretraining.benchmark.parts.online`.
     aggregates : bool, default=False
         Whether to add what needs rliable.
 
@@ -351,7 +351,7 @@ def regret_scores(rows: Iterable[Row]) -> list[Scores]:
     Parameters
     ----------
     rows : iterable of mappings
-        From `pretraining.benchmark.online`.
+        From `pretraining.benchmark.parts.online`.
 
     Returns
     -------
@@ -382,7 +382,7 @@ def bandit_tables(rows: Sequence[Row], *, aggregates: bool = False) -> Tables:
     Parameters
     ----------
     rows : sequence of mappings
-        From `pretraining.benchmark.bandit`.
+        From `pretraining.benchmark.parts.bandit`.
     aggregates : bool, default=False
         Not used.
 

@@ -33,8 +33,8 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pretraining.benchmark import peers
-from pretraining.benchmark.baselines import count
+from pretraining.benchmark.baselines import packages as peers
+from pretraining.benchmark.baselines.offline import count
 from pretraining.benchmark.cells import Cell, Row, run_part
 from pretraining.benchmark.exact import action_values
 from pretraining.benchmark.process import Environment

@@ -1,0 +1,1 @@
+"""From rows of scores to tables with intervals, and pictures."""

@@ -1,0 +1,1 @@
+"""Judgements of a network on the prior: regret, calibration, exploration, ablations."""
