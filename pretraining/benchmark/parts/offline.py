@@ -16,7 +16,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ from pretraining.benchmark.baselines.offline import (
     spibb,
     vi_lcb,
 )
+from pretraining.benchmark.behaviours import behaviour_policy
 from pretraining.benchmark.cells import Cell, Row, run_part
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment
-from pretraining.benchmark.exact import greedy
 from pretraining.benchmark.process import Environment
 
 Log = Mapping[str, NDArray]
@@ -142,48 +142,6 @@ QUICK = Protocol(
     sizes=(64, 1024),
     n_seeds=5,
 )
-
-
-@lru_cache(maxsize=256)
-def behaviour_policy(env: Environment, behaviour: str) -> NDArray[np.float64]:
-    """Build a behaviour policy (S, A) by its name.
-
-    - "uniform";
-    - "epsilon <share>": optimal, uniform over the best actions, but for the share of
-      the steps, which is uniform over all;
-    - "softmax": softmax of the optimal action values, at the temperature that makes
-      the normalised value one half.
-    """
-    if behaviour == "uniform":
-        return env.uniform_policy
-    if behaviour == "softmax":
-        return _half_optimal_softmax(env)
-    kind, _, share = behaviour.partition(" ")
-    if kind != "epsilon":
-        raise ValueError(
-            "behaviour must be 'uniform', 'softmax' or 'epsilon <share>'. "
-            f"Got {behaviour!r}."
-        )
-    epsilon = float(share)
-    return (1 - epsilon) * greedy(env.optimal_q) + epsilon * env.uniform_policy
-
-
-def _half_optimal_softmax(env: Environment) -> NDArray[np.float64]:
-    advantage = env.optimal_q - env.optimal_q.max(axis=1, keepdims=True)
-    scale = np.abs(advantage).max()
-
-    def softmax(log_temperature: float) -> NDArray[np.float64]:
-        weight = np.exp(advantage / (scale * np.exp(log_temperature)))
-        return weight / weight.sum(axis=1, keepdims=True)
-
-    low, high = -20.0, 10.0  # from all but optimal to all but uniform
-    for _ in range(60):
-        middle = (low + high) / 2
-        if env.normalised_value(softmax(middle)) > 0.5:
-            low = middle
-        else:
-            high = middle
-    return softmax(low)
 
 
 def simulate_log(
@@ -319,7 +277,7 @@ def score_cell(
     list of dict
         `method`, `constant`, `value` and `value_unclipped`.
     """
-    env = environment(cell["environment"], cell["gamma"])
+    env = environment(cell["environment"], cell["gamma"], cell["seed"])
     behaviour, seed = cell["behaviour"], cell["seed"]
     log = simulate_log(env, behaviour, cell["size"], seed)
     found: list[tuple[str, float | None, NDArray[np.float64]]] = []

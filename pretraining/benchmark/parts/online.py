@@ -69,14 +69,6 @@ CONVERGENCE_ENVIRONMENTS = ("gridworld-3x3", "gridworld-5x5", "slippery-lake")
 DQN_ENVIRONMENTS = ("gridworld-3x3", "FrozenLake-v1", "DeepSea-6")
 DQN_SEEDS, DQN_EVERY = 3, 5
 
-# An episode's steps where gymnasium has a limit of its own.
-_STEPS = {
-    "FrozenLake-v1": 100,
-    "FrozenLake-v1-not-slippery": 100,
-    "FrozenLake8x8-v1": 200,
-    "Taxi-v4": 200,
-}
-_DEFAULT_STEPS = 50
 _GOOD, _IN_A_ROW = 0.95, 8
 _CURVE_POINTS = 60
 
@@ -273,7 +265,7 @@ class Simulator:
     """
 
     def __init__(self, env: Environment, seed: int) -> None:
-        self.max_steps = _STEPS.get(env.name, _DEFAULT_STEPS)
+        self.max_steps = env.episode_steps
         self.n = np.zeros((env.n_states, env.n_actions))
         self.visited = np.zeros(env.n_states, dtype=bool)
         self._rng = np.random.default_rng([zlib.crc32(env.name.encode()), seed])
@@ -407,7 +399,7 @@ def score_cell(
 
         DQN has the first three, every `DQN_EVERY` episodes being taken as alike.
     """
-    env = environment(cell["environment"], cell["gamma"])
+    env = environment(cell["environment"], cell["gamma"], cell["seed"])
     threshold = good_value(env, relative=cell["part"] == "convergence")
     if cell["method"] == DQN:
         return [_score_dqn(env, cell, threshold)]
@@ -487,9 +479,8 @@ def executed(
 
 
 def _score_dqn(env: Environment, cell: Cell, threshold: float) -> Row:
-    steps = _STEPS.get(env.name, _DEFAULT_STEPS)
     records = peers.dqn_policies(
-        env, cell["episodes"], DQN_EVERY, cell["seed"], max_steps=steps
+        env, cell["episodes"], DQN_EVERY, cell["seed"], max_steps=env.episode_steps
     )
     values, good = [], []
     for _, pi, rate in records[:-1]:
