@@ -17,7 +17,7 @@ from pretraining.validation.ablations import (
     table,
     variants,
 )
-from pretraining.validation.validate import validation_set
+from pretraining.validation.sets import validation_set
 from tabrl._checkpoint import load_network
 from tabrl._features import build_features
 from tabrl._planning import dense_transitions, plan_dense

@@ -13,7 +13,7 @@ from pretraining.recipe.simulate import Log
 from pretraining.recipe.targets import draw_processes, solve
 from pretraining.recipe.train import train
 from pretraining.validation import optimism
-from pretraining.validation.optimism import exploration_set, online_regret
+from pretraining.validation.optimism import exploration_set, regret_of_episodes
 from tabrl._checkpoint import load_network
 
 
@@ -27,29 +27,29 @@ def test_the_set_is_the_same_at_every_call_and_has_every_family():
 def test_agents_learn_small_bandits_and_the_same_seed_gives_the_same_run():
     network = load_network("auto", torch.device("cpu"))
     batch = draw_processes(np.random.default_rng(0), 8, 1, 3, ["bandits"])
-    regret = online_regret(network, batch, n_episodes=30, n_steps=20, seed=0)
+    regret = regret_of_episodes(network, batch, n_episodes=30, n_steps=20, seed=0)
     assert regret.shape == (30, 8)
     assert (regret > -1e-6).all()
     assert regret[-10:].mean() < 0.5 * regret[0].mean() + 0.05
-    again = online_regret(network, batch, n_episodes=30, n_steps=20, seed=0)
+    again = regret_of_episodes(network, batch, n_episodes=30, n_steps=20, seed=0)
     np.testing.assert_array_equal(again, regret)
 
 
 def test_every_policy_of_an_episode_counts():
-    """One arm is tried till news come, and then the other: two steps each."""
+    """One arm is followed until it is known, and then the other."""
     P, R = np.ones((1, 2, 1)), np.array([[[0.0], [1.0]]])
     process = Process(P, R, np.array([False]), np.ones(1), 0.0)
     batch = solve([process], np.array([0.5]))
     arms = iter([0, 1, 1, 1])
 
     def plan(log):
-        return torch.eye(2).double()[next(arms)].reshape(1, 1, 2)
+        return np.eye(2)[next(arms)].reshape(1, 1, 2)
 
     log = Log(*(np.zeros((1, 1, 2, 1)) for _ in range(3)))
-    log, lost = optimism._episode(np.random.default_rng(0), batch, log, plan, 5)
+    log, regret = optimism._episode(np.random.default_rng(0), batch, log, plan, 5)
     np.testing.assert_array_equal(log.counts[0, 0, :, 0], [2, 3])
-    # Of two steps of reward 1 at gamma 0.5.
-    np.testing.assert_allclose(lost, 1.5)
+    # Of two steps of reward 1 at gamma 0.5; the uniform policy's regret is 1.
+    np.testing.assert_allclose(regret, 1.5)
 
 
 def test_the_best_rule_is_written_where_the_export_finds_it(

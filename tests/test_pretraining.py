@@ -23,7 +23,6 @@ from pretraining.recipe.loss import (
     WEIGHTS,
     compute_losses,
     divergence,
-    greedy,
     normalised_regret,
     optimal_actions,
 )
@@ -53,7 +52,7 @@ from pretraining.recipe.train import (
 from pretraining.validation.controls import certainty_equivalence
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network, NetworkConfig
-from tabrl._planning import plan_dense
+from tabrl._planning import greedy, plan_dense
 from tabrl._statistics import Statistics
 
 ROOT = Path(__file__).parents[1]
@@ -611,7 +610,8 @@ def test_a_crash_between_checkpoints_changes_nothing(whole, tmp_path, monkeypatc
 def test_sigkill_and_resume_give_the_metrics_of_an_uninterrupted_run(whole, tmp_path):
     script = (
         "import sys, time, torch; from pathlib import Path\n"
-        "from pretraining import train as t; from tests import test_pretraining as me\n"
+        "from pretraining.recipe import train as t\n"
+        "from tests import test_pretraining as me\n"
         "torch.set_num_threads(1); one = t.train_on_group\n"
         "def slow(*args):\n"
         "    time.sleep(0.05)\n"

@@ -18,14 +18,22 @@ from pretraining.prior import FAMILIES, Process
 from pretraining.recipe.export import model_card
 from pretraining.recipe.simulate import explore, to_statistics, with_rewards
 from pretraining.recipe.targets import ProcessBatch, draw_processes, solve, uniform
-from pretraining.validation import bootstrap, controls, exploration, validate
+from pretraining.validation import (
+    bootstrap,
+    controls,
+    exploration,
+    scores,
+    sets,
+    validate,
+)
 from pretraining.validation.conjugate import bayes_comparison
 from pretraining.validation.controls import (
     CONSTANTS,
     certainty_equivalence,
     first_best,
-    greedy,
+    uniform_over_best,
 )
+from pretraining.validation.devices import compare_devices
 from tabrl import OfflinePolicyEstimator, OnlineAgent
 from tabrl._checkpoint import load_network, read_config, save_network
 from tabrl._features import StatisticsBatch
@@ -79,18 +87,18 @@ def test_controls_are_those_of_the_benchmark(size, seed):
     seen = (min(rows["reward"].min(), 0), max(rows["reward"].max(), 0))
     assert (float(low), float(high)) == pytest.approx(seen, rel=1e-3)
     q = certainty_equivalence(statistics)
-    for ties, policy in (("random", greedy), ("first", first_best)):
+    for ties, policy in (("random", uniform_over_best), ("first", first_best)):
         expected = baselines.certainty_equivalence(counts, 0.95, ties)
         np.testing.assert_allclose(policy(q)[0], expected)
     bounds = controls.vi_lcb(statistics)
     for c, bound in zip(CONSTANTS, bounds, strict=True):
         expected = baselines.vi_lcb(counts, 0.95, c)
-        np.testing.assert_allclose(greedy(bound)[0], expected)
+        np.testing.assert_allclose(uniform_over_best(bound)[0], expected)
 
 
 def test_a_large_constant_makes_another_policy():
     statistics, _ = walked(random_process(0), 60)
-    small, large = greedy(controls.vi_lcb(statistics, (0.0, 5.0)))
+    small, large = uniform_over_best(controls.vi_lcb(statistics, (0.0, 5.0)))
     assert not torch.equal(small, large)
 
 
@@ -120,13 +128,13 @@ def test_controls_keep_to_the_actions_that_are_allowed():
     forbidden = ~batch.allowed
     assert forbidden.any()
     q = [certainty_equivalence(statistics), *controls.vi_lcb(statistics)]
-    for policy in (*map(greedy, q), *map(first_best, q)):
+    for policy in (*map(uniform_over_best, q), *map(first_best, q)):
         assert not policy[forbidden].any()
         torch.testing.assert_close(policy.sum(-1), torch.ones(1, 7).double())
 
 
 def test_far_rewards_reach_the_start_of_a_long_corridor():
-    # Policy iteration moves the news of a reward by about one state an iteration.
+    # Policy iteration alone moves a far reward by about one state an iteration.
     S = 100
     P, R = np.zeros((S, 2, S)), np.zeros((S, 2, S))
     states = np.arange(S)
@@ -138,7 +146,7 @@ def test_far_rewards_reach_the_start_of_a_long_corridor():
     )
     log = with_rewards(np.random.default_rng(0), batch, P[None])
     statistics = to_statistics(batch, log, np.array([True]), UNDECLARED)
-    assert (greedy(certainty_equivalence(statistics))[0, :, 1] == 1).all()
+    assert (uniform_over_best(certainty_equivalence(statistics))[0, :, 1] == 1).all()
 
 
 # Scores
@@ -166,7 +174,7 @@ def test_inference_is_that_of_the_estimator(declared):
             reward_sum=torch.from_numpy(mean.reshape(1, 7, 3)),
             reward_sq_sum=torch.from_numpy(square.reshape(1, 7, 3)),
         )
-    policy, chance, q = validate.infer(trained(), statistics)
+    policy, chance, q = scores.infer(trained(), statistics)
     torch.testing.assert_close(chance.sum(-1), torch.ones(1, 7).double())
     estimator = OfflinePolicyEstimator(gamma=0.95, reward_range=reward_range)
     estimator.fit(rows)
@@ -180,15 +188,15 @@ def test_inference_is_that_of_the_estimator(declared):
 
 def scored(monkeypatch, batch, statistics, policy, chance, q):
     """Score what a network would say."""
-    monkeypatch.setattr(validate, "infer", lambda *_: (policy, chance, q))
-    return validate.score(trained(), batch, statistics)
+    monkeypatch.setattr(scores, "infer", lambda *_: (policy, chance, q))
+    return scores.score(trained(), batch, statistics)
 
 
 def test_scores_of_known_answers(monkeypatch):
     batch = ProcessBatch.concatenate([random_process(seed) for seed in range(4)])
     statistics, _ = walked(batch, 3000)
     alive = statistics.known & ~batch.terminal
-    best = greedy(batch.q)
+    best = uniform_over_best(batch.q)
     flat = uniform(batch.allowed).double()
     exact = torch.stack([batch.q] * 3)
     perfect = scored(monkeypatch, batch, statistics, best, best, exact)
@@ -214,14 +222,14 @@ def test_scores_of_known_answers(monkeypatch):
 def test_reliability_error_is_how_far_probabilities_are_off(monkeypatch):
     batch = random_process(0)
     statistics, _ = walked(batch, 3000)
-    best, exact = greedy(batch.q), torch.stack([batch.q] * 3)
+    best, exact = uniform_over_best(batch.q), torch.stack([batch.q] * 3)
     # 0.6 on the best of three actions: too low by 0.4, the others too high by 0.2.
     unsure = 0.4 * best + 0.2
     for chance, error in ((best, 0.0), (unsure, (0.4 + 2 * 0.2) / 3)):
-        scores = scored(monkeypatch, batch, statistics, best, chance, exact)
-        found = validate.reliability_error(scores)
+        result = scored(monkeypatch, batch, statistics, best, chance, exact)
+        found = validate.reliability_error(result)
         np.testing.assert_allclose(found, error, atol=1e-9)
-    assert scores["bin_mass"][0, [2, 6]].sum() == pytest.approx(1)
+    assert result["bin_mass"][0, [2, 6]].sum() == pytest.approx(1)
 
 
 def test_intervals_are_those_of_the_mean():
@@ -242,9 +250,9 @@ def test_intervals_are_those_of_the_mean():
 
 
 def test_the_set_is_the_same_at_every_call_and_grows_from_its_start():
-    few = list(islice(validate.validation_set(8), 5))
-    again = list(islice(validate.validation_set(8), 5))
-    more = next(validate.validation_set(16))
+    few = list(islice(sets.validation_set(8), 5))
+    again = list(islice(sets.validation_set(8), 5))
+    more = next(sets.validation_set(16))
     for one, other in zip(few, again, strict=True):
         assert one[:2] == other[:2]
         assert torch.equal(one[3].edge_count, other[3].edge_count)
@@ -256,7 +264,7 @@ def test_the_set_is_the_same_at_every_call_and_grows_from_its_start():
 def test_near_experts_are_narrow_and_keep_to_one_optimal_action():
     rng = np.random.default_rng(0)
     batch = draw_processes(rng, 8, 10, 4)
-    pi = validate.near_experts(rng, batch)
+    pi = sets.near_experts(rng, batch)
     np.testing.assert_allclose(pi.sum(-1), 1)
     assert not pi[~batch.allowed.numpy()].any()
     best = batch.q.numpy().max(-1)
@@ -265,7 +273,7 @@ def test_near_experts_are_narrow_and_keep_to_one_optimal_action():
     others = 1 - pi.max(-1)
     assert others.max() < 0.1
     assert len(np.unique(np.round(others.max(1), 6))) == 8  # an epsilon each
-    for family, size, _, statistics in islice(validate.validation_set(8, True), 2):
+    for family, size, _, statistics in islice(sets.validation_set(8, True), 2):
         assert family == next(iter(FAMILIES))
         assert statistics.n.sum((1, 2)).tolist() == [size] * 8
 
@@ -275,16 +283,16 @@ def test_near_experts_are_narrow_and_keep_to_one_optimal_action():
 
 def test_no_method_beats_the_bayes_reference():
     network = trained()
-    report = bayes_comparison(lambda data: validate.infer(network, data)[0], 8)
+    report = bayes_comparison(lambda data: scores.infer(network, data)[0], 8)
     assert report["n_processes"] == 32
     assert report["excess_reference"] == [0, 0, 0]
-    lost = {name: mean for name, (mean, _, _) in list(report.items())[1:]}
-    assert 0 <= lost["reference"] < 0.5 * lost["ce_random_ties"]
-    assert lost["reference"] < min(lost["sampled"], lost["greedy"])
-    assert lost["reference"] <= lost["told_prior"] < lost["told_family"]
-    assert lost["told_family"] < 0.5 * lost["ce_random_ties"]
-    excess = lost["greedy"] / lost["reference"] - 1
-    assert lost["excess_greedy"] == pytest.approx(excess, rel=0.05)
+    regret = {name: mean for name, (mean, _, _) in list(report.items())[1:]}
+    assert 0 <= regret["reference"] < 0.5 * regret["ce_random_ties"]
+    assert regret["reference"] < min(regret["sampled"], regret["greedy"])
+    assert regret["reference"] <= regret["told_prior"] < regret["told_family"]
+    assert regret["told_family"] < 0.5 * regret["ce_random_ties"]
+    excess = regret["greedy"] / regret["reference"] - 1
+    assert regret["excess_greedy"] == pytest.approx(excess, rel=0.05)
 
 
 class Fixed(PSRL):
@@ -309,7 +317,10 @@ class Switching(PSRL):
 
 def test_online_regret_counts_every_policy_of_an_episode():
     batch = random_process(6)
-    first, second = uniform(batch.allowed)[0].double(), greedy(batch.q)[0].double()
+    first, second = (
+        uniform(batch.allowed)[0].double(),
+        uniform_over_best(batch.q)[0].double(),
+    )
     learner = Switching(7, 3, 0.95, (-3.0, 3.0), np.random.default_rng(0))
     learner.fixed = [first.numpy(), second.numpy()]
     best = v = batch.q.amax(-1)[0]
@@ -328,7 +339,10 @@ def test_online_regret_counts_every_policy_of_an_episode():
 def test_online_regret_is_exact(restricted):
     batch = random_process(6, restricted=restricted)
     known = (7, 3, 0.95, (-3.0, 3.0), np.random.default_rng(0))
-    for pi, regret in ((greedy(batch.q), 0.0), (uniform(batch.allowed), 1.0)):
+    for pi, regret in (
+        (uniform_over_best(batch.q), 0.0),
+        (uniform(batch.allowed), 1.0),
+    ):
         learner = Fixed(*known)
         learner.fixed = pi[0].double().numpy()
         found = exploration.online_regret(
@@ -405,9 +419,9 @@ def test_giving_up_is_to_lose_always_the_same():
 @pytest.fixture
 def two_families(monkeypatch):
     few = {name: FAMILIES[name] for name in ("bandits", "layers")}
-    for module in (validate, exploration):
+    for module in (validate, sets, exploration):
         monkeypatch.setattr(module, "FAMILIES", few)
-    monkeypatch.setattr(validate, "SIZES", (16, 128))
+    monkeypatch.setattr(sets, "SIZES", (16, 128))
 
 
 def make_run(folder: Path) -> None:
@@ -464,7 +478,7 @@ def test_a_checkpoint_scores_as_its_run(tmp_path):
 
 
 def test_devices_agree_with_themselves(monkeypatch, two_families):
-    report = validate.compare_devices(trained(), "cpu", 8)
+    report = compare_devices(trained(), "cpu", 8)
     assert report["greedy_agreement"] == 1
     assert report["largest_relative_value_difference"] == 0
 

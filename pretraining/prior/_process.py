@@ -1,4 +1,7 @@
-"""The decision process that every family returns, and draws that they share."""
+"""The decision process that every family returns, and draws that they share.
+
+Below all the families, which import from here.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,18 @@ def reward_noise(rng: Rng, size: float) -> float:
 def two_outcomes(rng: Rng, R: NDArray) -> tuple[float, float]:
     """Draw two rewards between which all mean rewards ``R`` lie."""
     return float(R.min()), float(R.max() + np.ptp(R) * rng.uniform(0, 2))
+
+
+def places(rng: Rng, geometry: str, S: int) -> NDArray:
+    """Return the coordinates (S, d) of states on a chain, a grid or, else, in a plane.
+
+    Only the plane is random: its states are uniform in the unit square.
+    """
+    if geometry == "chain":
+        return np.arange(S)[:, None].astype(float)
+    if geometry == "grid":
+        return np.stack(np.divmod(np.arange(S), int(np.ceil(np.sqrt(S)))), 1)
+    return rng.random((S, 2))
 
 
 def start_distribution(rng: Rng, allowed: NDArray) -> NDArray:

@@ -14,6 +14,7 @@ from pretraining.prior._process import (
     Process,
     Rng,
     log_uniform,
+    places,
     reward_noise,
     sparse_rows,
     start_distribution,
@@ -49,12 +50,7 @@ def _candidates(rng: Rng, geometry: str, S: int, A: int) -> NDArray:
     if geometry == "random":
         k = min(6, S)
         return rng.random((S, A, S)).argsort(-1)[..., :k]
-    if geometry == "chain":
-        place = np.arange(S)[:, None].astype(float)
-    elif geometry == "grid":
-        place = np.stack(np.divmod(np.arange(S), int(np.ceil(np.sqrt(S)))), 1)
-    else:
-        place = rng.random((S, 2))
+    place = places(rng, geometry, S)
     distance = np.abs(place[:, None] - place[None]).sum(-1)
     nearest = distance.argsort(1, kind="stable")[:, : min(_NEIGHBOURS[geometry], S)]
     return np.broadcast_to(nearest[:, None], (S, A, nearest.shape[1]))

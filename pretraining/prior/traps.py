@@ -17,6 +17,7 @@ from pretraining.prior._process import (
     Process,
     Rng,
     log_uniform,
+    places,
     reward_noise,
     start_distribution,
     two_outcomes,
@@ -73,12 +74,8 @@ def _within_regions(rng: Rng, region: NDArray, A: int) -> NDArray:
         draw = rng.random((S, A, k))
         to = first[:, None, None] + (draw * size[:, None, None]).astype(int)
     else:
-        if geometry == "chain":
-            place = np.arange(S)[:, None].astype(float)
-        elif geometry == "grid":
-            place = np.stack(np.divmod(np.arange(S), int(np.ceil(np.sqrt(S)))), 1)
-        else:
-            place = rng.random((S, 2))
+        place = places(rng, geometry, S)
+        if geometry == "mesh":
             place = place[place[:, 0].argsort()]
         distance = np.abs(place[:, None] - place).sum(-1)
         distance = distance + 1e6 * (region[:, None] != region)

@@ -1,4 +1,7 @@
-"""Variations that any family may take: prices of actions, and fewer of them."""
+"""Variations that any family may take: prices of actions, and fewer of them.
+
+The recipe applies them to a share of the processes, after a family has drawn them.
+"""
 
 from __future__ import annotations
 

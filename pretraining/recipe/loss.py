@@ -1,4 +1,8 @@
-"""The losses: value of the policy, optimal actions, value quantiles, the process."""
+"""The losses: regret of the policy, optimal actions, value quantiles, the posterior.
+
+Third of the recipe, after the simulation: it scores what the network makes of
+simulated data sets against the process that they came from.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pretraining.recipe.targets import ProcessBatch, evaluate_policy, uniform
-from tabrl._features import StatisticsBatch, build_features
+from tabrl._features import Features, StatisticsBatch, build_features
 from tabrl._network import QUANTILES, Network, symlog
 from tabrl._planning import dense_transitions, plan_dense
 
@@ -20,9 +24,10 @@ WEIGHTS = {
     "transition": 0.3,
     "reward": 1.0,
 }
-# The error of a value shrinks with the visits of its pair, and would hardly be felt
-# where it says when to stop exploring: it counts sqrt(n + 1) times, up to this.
-_MOST_OF_A_PAIR = 10.0
+# The error of a value shrinks as 1 / sqrt(n) with the visits of its pair. So that the
+# loss does not ignore well-known pairs, where exploration must stop, the error counts
+# sqrt(n + 1) times, at most this often.
+_MAX_PAIR_WEIGHT = 10.0
 # Policies are trained for the states where episodes start, and a little everywhere:
 # a user may ask about any state.
 _EVERYWHERE = 0.2
@@ -36,8 +41,8 @@ _LEAST = 1e-5
 class Losses:
     """Scalars to minimise or report; the policy and high plan's values (B, S, A).
 
-    ``quantile`` counts all pairs of a state alike; in ``total`` those known well count
-    more.
+    ``quantile`` weighs all pairs of a state equally, so that runs compare whatever
+    their data; in ``total`` a pair weighs sqrt(n + 1) times that, at most 10 times.
     """
 
     total: Tensor
@@ -62,47 +67,30 @@ def compute_losses(
     q = plan_dense(posterior, features, P)
     decision = network.decide(tokens, features, q)
 
-    asked = features.known & ~batch.terminal
-    pi = torch.where(asked[..., None], decision.policy.exp(), uniform(batch.allowed))
+    scored = features.known & ~batch.terminal  # states in which there is a choice
+    pi = torch.where(scored[..., None], decision.policy.exp(), uniform(batch.allowed))
     regret = normalised_regret(batch, pi)
-    excess = (regret - _LINEAR_REGRET).clamp(min=0)
-    bounded = torch.where(
-        excess > 0, _LINEAR_REGRET + torch.log1p(excess), regret
-    ).mean()
-
-    weight = asked.to(q) / asked.sum().clamp(min=1)
-    optimal = optimal_actions(batch).to(q)
-    target = optimal / optimal.sum(-1, keepdim=True)
-    brier = ((decision.optimal.exp() - target) ** 2).mean(-1)
-    cross_entropy = -(target * decision.optimal).sum(-1)
-    optimal_loss = (weight * cross_entropy).sum()
-
-    # Pairs that count: actions that exist, each state alike.
+    # Every scored state weighs the same, and in it every action that exists.
+    weight = scored.to(q) / scored.sum().clamp(min=1)
     share = weight[..., None] * uniform(batch.allowed)
-    truth = symlog((batch.q / features.scale[:, None, None]).clamp(-1e4, 1e4)).to(q)
-    error = truth - symlog(q)
-    levels = q.new_tensor(QUANTILES)[:, None, None, None]
-    pinball = torch.maximum(levels * error, (levels - 1) * error).mean(0)
-    missed = share * pinball
-    felt = (features.n + 1).sqrt().clamp(max=_MOST_OF_A_PAIR)
 
+    optimal, brier = _optimal_action_losses(batch, decision.optimal)
+    optimal = (weight * optimal).sum()
+    pinball, below = _quantile_losses(batch, features, q)
+    quantile = share * pinball
+    pair_weight = (features.n + 1).sqrt().clamp(max=_MAX_PAIR_WEIGHT)
     distance = divergence(batch, features.known, P, posterior.ended)
     transition = (share * distance).sum()
-    mean = batch.reward / features.scale[:, None, None]
-    # Squares above 1 grow only logarithmically: the scale may be far off.
-    square = (posterior.mean_reward - mean.to(q)) ** 2
-    reward = (share * (square.clamp(max=1) + square.clamp(min=1).log())).sum()
-
-    below = (error <= 1e-6).to(q)  # (3, B, S, A)
+    reward = (share * _reward_loss(batch, features, posterior.mean_reward)).sum()
     return Losses(
-        total=WEIGHTS["regret"] * bounded
-        + WEIGHTS["optimal"] * optimal_loss
-        + WEIGHTS["quantile"] * (felt * missed).sum()
+        total=WEIGHTS["regret"] * _bounded(regret).mean()
+        + WEIGHTS["optimal"] * optimal
+        + WEIGHTS["quantile"] * (pair_weight * quantile).sum()
         + WEIGHTS["transition"] * transition
         + WEIGHTS["reward"] * reward,
         regret=regret.clamp(max=_LINEAR_REGRET).mean().detach(),
-        optimal=optimal_loss.detach(),
-        quantile=missed.sum().detach(),
+        optimal=optimal.detach(),
+        quantile=quantile.sum().detach(),
         transition=transition.detach(),
         reward=reward.detach(),
         coverage=(share * below).sum((1, 2, 3)).detach(),
@@ -110,6 +98,49 @@ def compute_losses(
         policy=pi.detach(),
         q_high=q[2].detach(),
     )
+
+
+def _bounded(regret: Tensor) -> Tensor:
+    """Let regrets grow only logarithmically above `_LINEAR_REGRET`."""
+    excess = (regret - _LINEAR_REGRET).clamp(min=0)
+    return torch.where(excess > 0, _LINEAR_REGRET + torch.log1p(excess), regret)
+
+
+def _optimal_action_losses(
+    batch: ProcessBatch, log_chance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy and Brier score of each state, (B, S).
+
+    ``log_chance`` (B, S, A): log-probability of each action to be the optimal one.
+    """
+    optimal = optimal_actions(batch).to(log_chance)
+    target = optimal / optimal.sum(-1, keepdim=True)
+    brier = ((log_chance.exp() - target) ** 2).mean(-1)
+    return -(target * log_chance).sum(-1), brier
+
+
+def _quantile_losses(
+    batch: ProcessBatch, features: Features, q: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the mean pinball loss (B, S, A) and which heads cover (3, B, S, A).
+
+    Of values in units of the scale, through `tabrl._network.symlog`.
+    """
+    truth = symlog((batch.q / features.scale[:, None, None]).clamp(-1e4, 1e4)).to(q)
+    error = truth - symlog(q)
+    levels = q.new_tensor(QUANTILES)[:, None, None, None]
+    pinball = torch.maximum(levels * error, (levels - 1) * error).mean(0)
+    return pinball, (error <= 1e-6).to(q)  # rounding of equal values in float32
+
+
+def _reward_loss(batch: ProcessBatch, features: Features, mean: Tensor) -> Tensor:
+    """Return the loss of the posterior's mean rewards in units of the scale, (B, S, A).
+
+    Squares above 1 grow only logarithmically: the scale may be far off.
+    """
+    truth = batch.reward / features.scale[:, None, None]
+    square = (mean - truth.to(mean)) ** 2
+    return square.clamp(max=1) + square.clamp(min=1).log()
 
 
 def divergence(batch: ProcessBatch, known: Tensor, P: Tensor, ended: Tensor) -> Tensor:

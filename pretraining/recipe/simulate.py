@@ -1,8 +1,9 @@
 """Data sets from processes: independent draws, behaviour logs, own exploration.
 
-A data set is a table of counts (B, S, A, S) with its reward sums. Logs of up to
-``_WALKED`` transitions are walked step by step, because a short log is a path;
-longer ones are drawn from the occupancy of the behaviour, made Poisson.
+Second of the recipe, after the targets: it logs transitions of their processes, and
+turns them into the statistics that the network reads. Logs of up to ``_WALKED``
+transitions are walked step by step, because a short log is a path; longer ones are
+drawn from the occupancy of the behaviour, with Poisson counts.
 """
 
 from __future__ import annotations
@@ -21,13 +22,21 @@ from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network
 from tabrl._planning import greedy, plan_dense
 
+# A longer log is slow to walk, and its counts hardly show that steps follow each other.
 _WALKED = 3000
+# Most steps of an episode, as in gymnasium's FrozenLake.
 _EPISODE = 100
 
 
 @dataclass
 class Log:
-    """Counts of transitions and sums of rewards of B data sets."""
+    """Counts of transitions and sums of rewards of B data sets.
+
+    Dense, and beside `tabrl._features.StatisticsBatch`, for two reasons. It keeps which
+    terminal state a transition entered, which decides what `to_statistics` shows to an
+    agent and which `StatisticsBatch` does not hold. And exploration adds to it many
+    times before it is read once.
+    """
 
     counts: NDArray  # (B, S, A, S)
     reward_sum: NDArray  # (B, S, A)

@@ -1,4 +1,8 @@
-"""Batches of processes from the prior, with their exact optimal values."""
+"""Batches of processes from the prior, with their exact optimal values.
+
+First of the recipe: what the network is trained towards. It draws processes of one
+size from the families, drops those in which nothing can be gained, and solves the rest.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,11 @@
 
     python -m pretraining.validation.ablations --out runs/ablations
 
-Every variant trains from scratch on the seed of `runs/base.json`. Then come the losses
-on validation processes of all families, and the value of the policy, sampled, on logs
-of the quick offline benchmark. Variants whose result is in ``--out`` are not run again.
-Prints a Markdown table; the rows "as it is" differ by their seed alone.
+Every variant trains from scratch on the seed of `runs/base.json`. It is scored by its
+losses on validation processes of all families, and by the value of its sampled policy
+on logs of the quick offline benchmark. Prints a Markdown table; the rows "as it is"
+differ by their seed alone. Variants whose result is in ``--out`` are not run again. It
+stands beside the report of `validate`, which judges one checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pretraining.benchmark.parts import offline
 from pretraining.recipe.export import averaged_network
 from pretraining.recipe.loss import WEIGHTS, compute_losses
 from pretraining.recipe.train import TrainConfig, train
-from pretraining.validation.validate import validation_set
+from pretraining.validation.sets import validation_set
 from tabrl._checkpoint import save_network
 from tabrl._features import Features
 from tabrl._network import Network, Posterior
@@ -114,9 +115,9 @@ def validation_losses(network: Network, n_per_cell: int = 8) -> dict[str, float]
     losses: dict[str, list[float]] = {}
     for _, _, batch, statistics in validation_set(n_per_cell):
         with torch.inference_mode():
-            found = compute_losses(network, batch.to(_CPU, torch.float32), statistics)
+            of_set = compute_losses(network, batch.to(_CPU, torch.float32), statistics)
         for name in WEIGHTS:
-            losses.setdefault(name, []).append(float(getattr(found, name)))
+            losses.setdefault(name, []).append(float(getattr(of_set, name)))
     return {name: float(np.mean(values)) for name, values in losses.items()}
 
 

@@ -1,8 +1,8 @@
 """The Bayes reference: what perfect inference would make of a log.
 
 For process families with a conjugate prior alone: known rewards, and rows of the
-transition probabilities from one Dirichlet distribution. It is slow, and told what no
-method can know; it says how far a method is from the best policy for this prior.
+transition probabilities from one Dirichlet distribution. It is slow, and knows the
+prior, which no method does; `conjugate` measures how far methods are from it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-_MAX_STEPS = 500
-_N_STARTS = 10
+_MAX_STEPS = 500  # of an ascent; most end long before
+_N_STARTS = 10  # samples whose optimal policies an ascent starts from
 
 
 def posterior_samples(
@@ -182,11 +182,11 @@ def _ascend(
         logits += step * advantage / scale
         candidate = np.exp(logits - logits.max(axis=1, keepdims=True))
         candidate /= candidate.sum(axis=1, keepdims=True)
-        found, found_advantage = mean_value(P, reward, gamma, start, candidate)
-        if found >= value:
+        new_value, new_advantage = mean_value(P, reward, gamma, start, candidate)
+        if new_value >= value:
             if np.abs(candidate - pi).max() < 1e-9:
                 break
-            pi, value, advantage = candidate, found, found_advantage
+            pi, value, advantage = candidate, new_value, new_advantage
             step *= 2
         else:
             step /= 2

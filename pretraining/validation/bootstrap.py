@@ -1,11 +1,17 @@
-"""Means over processes with bootstrap intervals."""
+"""Means over processes with bootstrap intervals.
+
+Below all the validation's scores. Beside `pretraining.benchmark.report.intervals`,
+which resamples one score at a time: here one draw serves all the scores of a process,
+so that ratios and differences of means are paired, and as all are means, counts from a
+multinomial distribution and one matrix product are enough.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-_N_RESAMPLES = 1000
+_N_RESAMPLES = 1000  # which puts an interval's ends to 4 % of its half-width
 
 Scores = dict[str, NDArray]  # of n processes (n, ...), or their means resampled
 

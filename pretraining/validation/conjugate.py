@@ -1,4 +1,8 @@
-"""How far a policy is from the Bayes reference, on processes of a conjugate prior."""
+"""How far a policy is from the Bayes reference, on processes of a conjugate prior.
+
+Only there is the reference of `bayes` known. The comparison is one part of the
+validation's report.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +25,19 @@ from pretraining.validation.bayes import (
     posterior_samples,
 )
 from pretraining.validation.bootstrap import interval, resample
-from pretraining.validation.controls import certainty_equivalence, greedy
+from pretraining.validation.controls import certainty_equivalence, uniform_over_best
+from pretraining.validation.sets import SEED
 from tabrl._features import StatisticsBatch
 from tabrl._planning import evaluate_actions, policy_iteration
 
-_SEED = (2**32 - 1, 2**16)  # that of validation, beyond the number of any family
+_SEED = (SEED, 2**16)  # beyond the number of any family in the other sets
 _GROUP = 8
 _N_POSTERIOR = 1000  # draws by which policies are scored
 # The concentrations that a plan for the posterior mean takes for possible.
-_TOLD = {"told_prior": np.ones(1), "told_family": np.geomspace(0.05, 5, 50)}
+# What two more controls know: the concentration of all rows (the prior), or only that
+# it is one of these (the family), as a network trained on the family has to infer it.
+# The names are those of the reports of released checkpoints.
+_KNOWN_PRIORS = {"told_prior": np.ones(1), "told_family": np.geomspace(0.05, 5, 50)}
 
 
 def bayes_comparison(
@@ -38,62 +46,81 @@ def bayes_comparison(
     """Compare with the Bayes reference, which knows the prior of these processes.
 
     Rows from Dirichlet(1), 2 to 5 states, 2 or 3 actions, known rewards: each pair is
-    seen once, and then 8 to 64 more transitions of the uniform policy. What a policy
-    loses from the start, a step, is a mean over draws from the posterior, other than
-    those that the reference is optimised on: given the data, the true process is one
-    more draw. The excess is its sum over that of the reference, less one.
+    seen once, and then 8 to 64 more transitions of the uniform policy. The regret from
+    the start, a step, is a mean over draws from the posterior, other than those that
+    the reference is optimised on: given the data, the true process is one more draw.
+    The excess is its sum over that of the reference, less one.
 
-    What the reference knows is worth something itself: ``told_prior`` plans for the
-    posterior mean, ``told_family`` for that of a concentration that is log-uniform in
-    0.05 to 5, which it has to infer, as a network must that is told of no family.
+    What the reference knows is worth something itself: the report's ``told_prior``
+    plans for the posterior mean, ``told_family`` for that of a concentration that is
+    log-uniform in 0.05 to 5 and not known.
     """
-    lost: dict[str, list[float]] = {}
+    regrets: dict[str, list[float]] = {}
     for size in (8, 16, 32, 64):
         for i in range(n_per_size // _GROUP):
             rng = np.random.default_rng((*_SEED, size, i))
-            S, A = int(rng.integers(2, 6)), int(rng.integers(2, 4))
-            batch = _conjugate_processes(rng, S, A)
-            more = walk(
-                rng, batch, np.full((_GROUP, S, A), 1 / A), np.full(_GROUP, size)
-            )
-            counts = rng.multinomial(1, batch.P.numpy()) + more
-            R = batch.R.numpy()
-            declared = np.stack([R.min((1, 2, 3)), R.max((1, 2, 3))], -1)
-            statistics = to_statistics(
-                batch,
-                with_rewards(rng, batch, counts),
-                np.zeros(_GROUP, bool),
-                declared,
-            )
-            policy = policy_of(statistics)
-            policies = {
-                "sampled": policy,
-                "greedy": greedy(policy),
-                "ce_random_ties": greedy(certainty_equivalence(statistics)),
-                "uniform": uniform(batch.allowed).double(),
-            }
-            for name, possible in _TOLD.items():
-                P = np.stack([inferred_mean(c, possible) for c in counts])
-                policies[name] = _plan(batch, P)
+            batch, counts, statistics = _draw_data(rng, size)
+            policies = _policies(policy_of(statistics), batch, counts, statistics)
             for b in range(_GROUP):
-                reward, start = batch.reward[b].numpy(), batch.start[b].numpy()
-                terminal, gamma = batch.terminal[b].numpy(), float(batch.gamma[b])
                 tried = {name: pi[b].numpy() for name, pi in policies.items()}
-                tried["reference"] = bayes_reference(
-                    counts[b], reward, 1.0, gamma, start, terminal, rng
-                )
-                P = posterior_samples(counts[b], 1.0, rng, _N_POSTERIOR)
-                best = optimal_value(P, reward, gamma, start)
-                for name, pi in tried.items():
-                    value, _ = mean_value(P, reward, gamma, start, pi)
-                    lost.setdefault(name, []).append((1 - gamma) * (best - value))
-    scores = {name: np.array(values) for name, values in lost.items()}
+                for name, regret in _regrets(rng, batch, counts, b, tried).items():
+                    regrets.setdefault(name, []).append(regret)
+    scores = {name: np.array(values) for name, values in regrets.items()}
     means = resample(np.random.default_rng(0), scores)
     report: dict[str, Any] = {"n_processes": len(scores["reference"])}
-    for name in ("sampled", "greedy", "ce_random_ties", *_TOLD, "reference"):
+    for name in ("sampled", "greedy", "ce_random_ties", *_KNOWN_PRIORS, "reference"):
         report[name] = interval(means[name] / means["uniform"])
         report[f"excess_{name}"] = interval(means[name] / means["reference"] - 1)
     return report
+
+
+def _draw_data(
+    rng: np.random.Generator, size: int
+) -> tuple[ProcessBatch, NDArray, StatisticsBatch]:
+    """Draw processes, counts (B, S, A, S) of their transitions, and the statistics."""
+    S, A = int(rng.integers(2, 6)), int(rng.integers(2, 4))
+    batch = _conjugate_processes(rng, S, A)
+    more = walk(rng, batch, np.full((_GROUP, S, A), 1 / A), np.full(_GROUP, size))
+    counts = rng.multinomial(1, batch.P.numpy()) + more
+    R = batch.R.numpy()
+    declared = np.stack([R.min((1, 2, 3)), R.max((1, 2, 3))], -1)
+    log = with_rewards(rng, batch, counts)
+    return batch, counts, to_statistics(batch, log, np.zeros(_GROUP, bool), declared)
+
+
+def _policies(
+    policy: Tensor, batch: ProcessBatch, counts: NDArray, statistics: StatisticsBatch
+) -> dict[str, Tensor]:
+    """Return the policies (B, S, A) that are compared with the reference."""
+    policies = {
+        "sampled": policy,
+        "greedy": uniform_over_best(policy),
+        "ce_random_ties": uniform_over_best(certainty_equivalence(statistics)),
+        "uniform": uniform(batch.allowed).double(),
+    }
+    for name, concentrations in _KNOWN_PRIORS.items():
+        P = np.stack([inferred_mean(c, concentrations) for c in counts])
+        policies[name] = _plan(batch, P)
+    return policies
+
+
+def _regrets(
+    rng: np.random.Generator,
+    batch: ProcessBatch,
+    counts: NDArray,
+    b: int,
+    policies: dict[str, NDArray],
+) -> dict[str, float]:
+    """Return the mean regret a step over the posterior of process b, by policy."""
+    reward, start = batch.reward[b].numpy(), batch.start[b].numpy()
+    terminal, gamma = batch.terminal[b].numpy(), float(batch.gamma[b])
+    reference = bayes_reference(counts[b], reward, 1.0, gamma, start, terminal, rng)
+    P = posterior_samples(counts[b], 1.0, rng, _N_POSTERIOR)
+    best = optimal_value(P, reward, gamma, start)
+    return {
+        name: (1 - gamma) * (best - mean_value(P, reward, gamma, start, pi)[0])
+        for name, pi in (policies | {"reference": reference}).items()
+    }
 
 
 def optimal_value(P: NDArray, reward: NDArray, gamma: float, start: NDArray) -> float:

@@ -1,17 +1,20 @@
-"""Controls of the validation, for batches of data sets.
+"""Controls of the validation: certainty equivalence and VI-LCB, for batches.
 
-Certainty equivalence and VI-LCB in the form of
-`pretraining.benchmark.baselines.offline`, with all the data sets and constants of a
-batch at once.
+The methods are those of `pretraining.benchmark.baselines.offline`, with all the data
+sets and constants of a batch at once: thousands of small processes are planned in, too
+many for the benchmark's planner, which takes one. The scores compare a network with
+them.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pretraining.benchmark.baselines.offline import penalised_reward
 from tabrl._features import StatisticsBatch
 from tabrl._planning import (
     NEVER,
@@ -36,25 +39,23 @@ def vi_lcb(
     constants: tuple[float, ...] = CONSTANTS,
     delta: float = 0.1,
 ) -> Tensor:
-    r"""Return action values (C, B, S, A) with lower confidence bounds, in float64.
+    """Return action values (C, B, S, A) with lower confidence bounds, in float64.
 
-    Those of the observed frequencies with the rewards
-
-    .. math:: \hat r(s, a) - c \, (r_{max} - r_{min})
-              \sqrt{\log(2 S A / \delta) / (2 \max(n(s, a), 1))}
-
-    for each constant c. An unvisited pair counts as one visit that paid the lowest
-    reward and stays where it is. See `pretraining.benchmark.baselines.offline.vi_lcb`.
+    Those of the observed frequencies and the benchmark's `penalised_reward`, for each
+    of C constants.
     """
-    n = statistics.n.double()
-    low, high = (end[:, None, None] for end in reward_range(statistics))
-    c = torch.tensor(constants, dtype=torch.float64)[:, None, None, None]
-    log_term = math.log(2 * n[0].numel() / delta)
-    bonus = c * (high - low) * (log_term / (2 * n.clamp(min=1))).sqrt()
-    horizon = 1 / (1 - statistics.gamma.double())[:, None, None]
-    unvisited = horizon * (low - bonus.amax((-2, -1), keepdim=True))
-    reward = torch.where(n > 0, _mean_reward(statistics) - bonus, unvisited)
-    return _optimal_values(statistics, reward)
+    ends = (*reward_range(statistics), statistics.gamma.double())
+    low, high, gamma = (end[:, None, None].numpy() for end in ends)
+    reward = penalised_reward(
+        statistics.n.double().numpy(),
+        _mean_reward(statistics).numpy(),
+        low,
+        high,
+        gamma,
+        np.array(constants)[:, None, None, None],
+        delta,
+    )
+    return _optimal_values(statistics, torch.from_numpy(reward))
 
 
 def reward_range(statistics: StatisticsBatch) -> tuple[Tensor, Tensor]:
@@ -72,8 +73,13 @@ def reward_range(statistics: StatisticsBatch) -> tuple[Tensor, Tensor]:
     return low, (mean + deviation).amax((1, 2)).clamp(min=0)
 
 
-def greedy(q: Tensor) -> Tensor:
-    """Return the greedy policy (..., S, A), ties up to rounding in equal shares."""
+def uniform_over_best(q: Tensor) -> Tensor:
+    """Return the greedy policy (..., S, A), ties up to rounding in equal shares.
+
+    Beside `tabrl._planning.greedy`, which allows for the rounding of float32: values
+    here are exact in float64, and a control must not mix actions that differ by 1e-6 of
+    their size.
+    """
     size = q.masked_fill(q == -math.inf, 0).abs().amax((-2, -1), keepdim=True)
     best = (q >= q.amax(-1, keepdim=True) - 1e-9 * size).double()
     return best / best.sum(-1, keepdim=True)
@@ -81,7 +87,7 @@ def greedy(q: Tensor) -> Tensor:
 
 def first_best(q: Tensor) -> Tensor:
     """Return the policy (..., S, A) that takes the first of the best actions."""
-    ties = greedy(q) > 0
+    ties = uniform_over_best(q) > 0
     return torch.nn.functional.one_hot(ties.int().argmax(-1), q.shape[-1]).double()
 
 

@@ -1,4 +1,8 @@
-"""Exploration on processes of the prior: an agent acts, its policies are scored."""
+"""Exploration on processes of the prior: an agent acts, its policies are scored.
+
+The online part of the validation's report, with `tabrl.OnlineAgent` itself and
+posterior sampling beside it.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,66 @@ from tqdm import tqdm
 
 from pretraining.benchmark.baselines.online import PSRL, Learner
 from pretraining.prior import FAMILIES, log_uniform
-from pretraining.recipe.loss import loss_of_states
 from pretraining.recipe.targets import ProcessBatch, draw_processes
 from pretraining.validation.bootstrap import average, interval, resample
+from pretraining.validation.regret import EpisodeRegret
+from pretraining.validation.sets import SEED
 from tabrl import OnlineAgent
 from tabrl._checkpoint import save_network
 from tabrl._network import Network
 
-_SEED = 2**32 - 1  # that of validation
+
+class World:
+    """One process of the prior, to act in.
+
+    Parameters
+    ----------
+    batch : ProcessBatch
+        A batch of one.
+    rng : numpy.random.Generator
+        Source of its outcomes.
+    reward_range : (float, float) or None
+        What noisy rewards are clipped to, as the agent was promised.
+    """
+
+    def __init__(
+        self,
+        batch: ProcessBatch,
+        rng: np.random.Generator,
+        reward_range: tuple[float, float] | None,
+    ) -> None:
+        self._rng = rng
+        self._mean = batch.R[0].numpy()
+        self._outcomes = batch.outcomes[0].tolist()
+        self._noise = float(batch.noise)
+        self._bounds = reward_range or (-math.inf, math.inf)
+        self._terminal = batch.terminal[0].tolist()
+        # Plain lists, which Python reads much faster than arrays.
+        self._start = batch.start[0].numpy().cumsum().tolist()
+        self._following = batch.P[0].numpy().cumsum(-1).tolist()
+
+    def begin(self) -> int:
+        """Draw the state in which an episode starts."""
+        return self._draw(self._start)
+
+    def step(self, state: int, action: int) -> tuple[float, int, bool]:
+        """Draw the reward, the next state, and whether it is terminal."""
+        after = self._draw(self._following[state][action])
+        reward = self._reward(float(self._mean[state, action, after]))
+        return reward, after, self._terminal[after]
+
+    def _reward(self, mean: float) -> float:
+        low, high = self._outcomes
+        if math.isfinite(low):
+            return high if self._rng.random() * (high - low) < mean - low else low
+        if not self._noise:
+            return mean
+        reward = mean + self._noise * self._rng.standard_normal()
+        lowest, highest = self._bounds
+        return min(max(reward, lowest), highest)
+
+    def _draw(self, cumulative: list[float]) -> int:
+        return bisect(cumulative, self._rng.random() * cumulative[-1])
 
 
 def online_regret(
@@ -32,72 +88,65 @@ def online_regret(
     n_episodes: int = 30,
     n_steps: int = 50,
 ) -> NDArray:
-    """Let an agent act in a batch of one; the regret of what each episode followed.
+    """Let an agent act in a batch of one; return the regret of each episode.
 
-    Regrets are normalised as those of `pretraining.recipe.loss`: of the episode's first
-    policy, and discounted what later ones gain in the state where each takes over;
-    clipped to [-2, 2].
+    Normalised and clipped, as in `pretraining.validation.regret`.
     """
     allowed = batch.allowed[0].numpy()
-    states = range(len(allowed))
-    R, P = batch.R[0].numpy(), batch.P[0].numpy()
-    low, high = batch.outcomes[0].tolist()
-    lowest, highest = agent.reward_range or (-math.inf, math.inf)
-    noise, terminal = float(batch.noise), batch.terminal[0].tolist()
-    first = batch.start[0].numpy().cumsum().tolist()
-    following = P.cumsum(-1).tolist()
-
-    def draw(cumulative: list[float]) -> int:
-        return bisect(cumulative, rng.random() * cumulative[-1])
-
     # The agent keeps masks, and plans without what is not allowed. Other learners lose
     # nothing by it: it does what an allowed action does.
     if isinstance(agent, OnlineAgent) and not allowed.all():
-        for state in states:
+        for state in range(len(allowed)):
             agent.act(state, allowed[state])
-    policies, taken_over = [], []  # of each its episode, step and state
-    for episode in range(n_episodes):
-        n_plans = 0
-        state = draw(first)
+    world = World(batch, rng, agent.reward_range)
+    regrets = []
+    for _ in range(n_episodes):
+        (_, _, first), *changes = _policies_followed(agent, world, n_steps)
+        regret = EpisodeRegret(batch, first[None])
+        for step, state, pi in changes:
+            regret.change(np.array([0]), step, np.array([state]), pi[None])
+        regrets.append(regret.normalised)
+    return np.concatenate(regrets)
+
+
+def _policies_followed(
+    agent: OnlineAgent | Learner, world: World, n_steps: int
+) -> list[tuple[int, int, NDArray]]:
+    """Let an agent act for one episode.
+
+    Returns
+    -------
+    list of (int, int, array of shape (S, A))
+        Of each policy, from which step on, counted from 0, and in which state.
+    """
+    policies: list[tuple[int, int, NDArray]] = []
+    n_plans = 0
+    state = world.begin()
+    if not isinstance(agent, OnlineAgent):
+        agent.begin()
+    for step in range(n_steps):
+        action = agent.act(state)
         if not isinstance(agent, OnlineAgent):
-            agent.begin()
-        for step in range(1, n_steps + 1):
-            action = agent.act(state)
-            if not isinstance(agent, OnlineAgent):
-                pi = agent.policy()
-            elif agent.n_plans_ > n_plans:
-                n_plans, pi = agent.n_plans_, agent.exploration_proba(states)
-            if step == 1 or pi is not policies[-1]:
-                policies.append(pi)
-                taken_over.append((episode, step - 1, state))
-            after = draw(following[state][action])
-            reward = float(R[state, action, after])
-            if math.isfinite(low):
-                reward = high if rng.random() * (high - low) < reward - low else low
-            elif noise:
-                reward = reward + noise * rng.standard_normal()
-                reward = min(max(reward, lowest), highest)
-            agent.observe(
-                state, action, reward, after, terminal[after], step == n_steps
-            )
-            if terminal[after]:
-                break
-            state = after
-    copies = ProcessBatch.concatenate([batch] * len(policies))
-    loss = loss_of_states(copies, torch.from_numpy(np.stack(policies))).numpy()
-    start, gamma = batch.start[0].numpy(), float(batch.gamma)
-    gain = start @ (batch.q.amax(-1) - batch.v_uniform)[0].numpy()
-    regret = np.zeros(n_episodes)
-    for i, (episode, step, state) in enumerate(taken_over):
-        if step == 0:
-            regret[episode] = start @ loss[i]
-        else:
-            regret[episode] += gamma**step * (loss[i] - loss[i - 1])[state]
-    return np.clip(regret / gain, -2.0, 2.0)
+            pi = agent.policy()
+        elif agent.n_plans_ > n_plans:
+            n_plans = agent.n_plans_
+            pi = agent.exploration_proba(range(agent.n_states))
+        if not policies or pi is not policies[-1][2]:
+            policies.append((step, state, pi))
+        reward, after, terminated = world.step(state, action)
+        agent.observe(state, action, reward, after, terminated, step == n_steps - 1)
+        if terminated:
+            break
+        state = after
+    return policies
 
 
 def gave_up(regret: NDArray, n_last: int = 10) -> NDArray:
-    """Tell of which processes (n, episodes) the last plans lose, and all alike."""
+    """Return in which processes an agent stopped exploring before it was optimal.
+
+    There the last regrets are all the same and not small. ``regret`` is of shape
+    (processes, episodes).
+    """
     last = regret[:, -n_last:]
     return (last.min(1) > 0.05) & (np.ptp(last, axis=1) < 1e-3)
 
@@ -114,7 +163,7 @@ def online_scores(network: Network, n_per_family: int) -> dict[str, Any]:
             for regrets in curves.values():
                 regrets.append([])
             for i in range(n_per_family):
-                rng = np.random.default_rng((_SEED, f, 0, i))
+                rng = np.random.default_rng((SEED, f, 0, i))
                 S = round(log_uniform(rng, 2, 30))
                 A = round(log_uniform(rng, 2, 10))
                 batch = draw_processes(rng, 1, S, A, [family])
@@ -124,7 +173,7 @@ def online_scores(network: Network, n_per_family: int) -> dict[str, Any]:
                     "psrl": PSRL(*known, np.random.default_rng(i)),
                 }
                 for name, agent in agents.items():
-                    world = np.random.default_rng((_SEED, f, 1, i))
+                    world = np.random.default_rng((SEED, f, 1, i))
                     curves[name][f].append(online_regret(batch, agent, world))
     report = {"n_processes": n_per_family * len(FAMILIES)}
     report |= _online_summary(curves["tabrl"])

@@ -2,13 +2,13 @@
 
     python -m pretraining.validation.optimism --run runs/base
 
-Every rule (spread, untried) of `draw_posterior` explores the same processes of every
-family, seeded apart from training and validation. The benchmark has no say in the
-choice (the form of the rule, and which rules there are to choose from, were settled
-looking at it). Prints the mean normalised regret of an episode for each rule and
-family, with how much more it is than the best rule's (the processes being the same) and
-the standard error of that, and writes the best to ``optimism.json``, where the export
-finds it.
+Runs after a training and before its export. Every rule (spread, untried) of
+`draw_posterior` explores the same processes of every family, which neither training nor
+validation draws. The benchmark has no say in the choice, though it had one in the form
+of the rule and in which rules there are to choose from. Prints the mean normalised
+regret of an episode for each rule and family. Beside it stand its difference from the
+best rule's, on the same processes, and the standard error of that. The best rule goes
+to ``optimism.json``, which the export reads.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from pretraining.prior import FAMILIES, log_uniform
 from pretraining.recipe.export import averaged_network
-from pretraining.recipe.loss import loss_of_states
 from pretraining.recipe.simulate import (
     Log,
     draw,
@@ -36,6 +34,7 @@ from pretraining.recipe.simulate import (
     with_rewards,
 )
 from pretraining.recipe.targets import ProcessBatch, draw_processes
+from pretraining.validation.regret import EpisodeRegret
 from tabrl._network import Network
 from tabrl._replanning import ENOUGH_VISITS
 
@@ -56,14 +55,14 @@ def exploration_set(n_per_family: int) -> Iterator[tuple[str, ProcessBatch]]:
             yield family, draw_processes(rng, _GROUP, n_states, n_actions, [family])
 
 
-def online_regret(
+def regret_of_episodes(
     network: Network, batch: ProcessBatch, n_episodes: int, n_steps: int, seed: int
 ) -> NDArray[np.float64]:
     """Return the normalised regret of what each episode followed, (n_episodes, B).
 
     The agent knows the states, the actions and the range of the rewards; it plans at
     the start of an episode and where it goes in circles, as `tabrl.OnlineAgent` does,
-    ties at random. Scores are those of `exploration.online_regret`.
+    ties at random. Scores are those of `pretraining.validation.regret`.
     """
     rng = np.random.default_rng(seed)
     shape = batch.P.shape
@@ -71,18 +70,15 @@ def online_regret(
     everything = np.zeros(shape[0], bool)
     declared = reward_ranges(batch)
 
-    def plan(log: Log) -> Tensor:
-        return exploring_policy(
-            network, to_statistics(batch, log, everything, declared), rng
-        )
+    def plan(log: Log) -> NDArray[np.float64]:
+        statistics = to_statistics(batch, log, everything, declared)
+        return exploring_policy(network, statistics, rng).numpy()
 
     regrets = []
     for _ in range(n_episodes):
         log, regret = _episode(rng, batch, log, plan, n_steps)
         regrets.append(regret)
-    start = batch.start.numpy()
-    gain = (start * (batch.q.amax(-1) - batch.v_uniform).numpy()).sum(-1)
-    return np.clip(np.array(regrets) / gain, -2.0, 2.0)
+    return np.array(regrets)
 
 
 def regret_of_rules(
@@ -92,7 +88,7 @@ def regret_of_rules(
     regrets = []
     for rule in RULES:
         network.optimism = rule
-        regret = online_regret(network, batch, n_episodes, n_steps, seed=0)
+        regret = regret_of_episodes(network, batch, n_episodes, n_steps, seed=0)
         regrets.append(regret.mean(0))
     return np.array(regrets)
 
@@ -101,43 +97,85 @@ def _episode(
     rng: np.random.Generator,
     batch: ProcessBatch,
     log: Log,
-    plan: Callable[[Log], Tensor],
+    plan: Callable[[Log], NDArray[np.float64]],
     n_steps: int,
 ) -> tuple[Log, NDArray[np.float64]]:
-    """Return the log with one episode of each process more, and what that lost."""
+    """Return the log with one episode of each process more, and its regret (B,)."""
     shape = batch.P.shape
     P, terminal = batch.P.numpy().cumsum(-1), batch.terminal.numpy()
     pi = plan(log)
-    choice = pi.numpy().cumsum(-1)
-    loss = loss_of_states(batch, pi).numpy()
-    lost = (batch.start.numpy() * loss).sum(-1)
+    choice = pi.cumsum(-1)
+    regret = EpisodeRegret(batch, pi)
     counts = np.zeros(shape)  # since the last plan of any process
-    news = np.zeros(shape[:3], bool)  # since the last plan of each
-    gamma = batch.gamma.numpy()
+    # Pairs that became known well enough since the last plan of each process: taking
+    # one again would go in circles on what the plan did not know.
+    outdated = np.zeros(shape[:3], bool)
     going = np.arange(shape[0])
     state = draw(rng, batch.start.numpy().cumsum(-1))
     for step in range(n_steps):
         action = draw(rng, choice[going, state])
-        late = np.flatnonzero(news[going, state, action])
+        late = np.flatnonzero(outdated[going, state, action])
         if len(late):
             log = log + with_rewards(rng, batch, counts)
             counts[:] = 0
             pi = plan(log)
-            after = loss_of_states(batch, pi).numpy()
             where, here = going[late], (going[late], state[late])
-            lost[where] += gamma[where] ** step * (after[here] - loss[here])
-            loss[where], news[where] = after[where], False
-            choice[where] = pi.numpy()[where].cumsum(-1)
+            regret.change(where, step, state[late], pi)
+            outdated[where] = False
+            choice[where] = pi[where].cumsum(-1)
             action[late] = draw(rng, choice[here])
         following = draw(rng, P[going, state, action])
         tried = log.counts[going, state, action] + counts[going, state, action]
-        news[going, state, action] |= tried.sum(-1) == ENOUGH_VISITS - 1
+        outdated[going, state, action] |= tried.sum(-1) == ENOUGH_VISITS - 1
         counts[going, state, action, following] += 1
         goes_on = ~terminal[going, following]
         going, state = going[goes_on], following[goes_on]
         if not len(going):
             break
-    return log + with_rewards(rng, batch, counts), lost
+    return log + with_rewards(rng, batch, counts), regret.normalised
+
+
+def score_rules(
+    network: Network, n_per_family: int, n_episodes: int, n_steps: int, n_jobs: int
+) -> NDArray[np.float64]:
+    """Return the mean regrets of an episode, (rules, families, processes)."""
+    batches = list(exploration_set(n_per_family))
+    parallel = Parallel(n_jobs=n_jobs, return_as="generator")
+    tasks = (
+        delayed(regret_of_rules)(network, batch, n_episodes, n_steps)
+        for _, batch in batches
+    )
+    parts = list(tqdm(parallel(tasks), total=len(batches)))
+    families = [family for family, _ in batches]
+    return np.stack(
+        [
+            np.concatenate(
+                [part for f, part in zip(families, parts, strict=True) if f == family],
+                axis=1,
+            )
+            for family in FAMILIES
+        ],
+        axis=1,
+    )
+
+
+def table(scores: NDArray[np.float64], chosen: int) -> str:
+    """Return the scores of `score_rules` as text, a row a rule."""
+    more = scores - scores[chosen]
+    error = more.std((1, 2)) / np.sqrt(more[0].size)
+    lines = [
+        "spread untried  mean  more than the best +- error  " + "  ".join(FAMILIES)
+    ]
+    for i, (spread, untried) in enumerate(RULES):
+        by_family = "  ".join(
+            f"{regret:{len(name)}.3f}"
+            for name, regret in zip(FAMILIES, scores[i].mean(1), strict=True)
+        )
+        lines.append(
+            f"{spread:6.2f} {untried:7.2f}  {scores[i].mean():.4f}  "
+            f"{more[i].mean():.4f} +- {error[i]:.4f}  {by_family}"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -150,35 +188,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     arguments = parser.parse_args()
     network = averaged_network(arguments.run).eval()
-    batches = list(exploration_set(arguments.per_family))
-    parallel = Parallel(n_jobs=arguments.jobs, return_as="generator")
-    tasks = (
-        delayed(regret_of_rules)(network, batch, arguments.episodes, arguments.steps)
-        for _, batch in batches
-    )
-    parts = list(tqdm(parallel(tasks), total=len(batches)))
-    scores = np.stack(
-        [
-            np.concatenate(
-                [r for (f, _), r in zip(batches, parts, strict=True) if f == name], 1
-            )
-            for name in FAMILIES
-        ],
-        1,
-    )  # (rules, families, processes)
+    sizes = (arguments.per_family, arguments.episodes, arguments.steps)
+    scores = score_rules(network, *sizes, arguments.jobs)
     chosen = int(scores.mean((1, 2)).argmin())
-    more = scores - scores[chosen]
-    error = more.std((1, 2)) / np.sqrt(more[0].size)
-    print("spread untried  mean  more than the best +- error  " + "  ".join(FAMILIES))
-    for i, (spread, untried) in enumerate(RULES):
-        print(
-            f"{spread:6.2f} {untried:7.2f}  "
-            f"{scores[i].mean():.4f}  {more[i].mean():.4f} +- {error[i]:.4f}  "
-            + "  ".join(
-                f"{regret:{len(name)}.3f}"
-                for name, regret in zip(FAMILIES, scores[i].mean(1), strict=True)
-            )
-        )
+    print(table(scores, chosen))
     report = {
         "optimism": RULES[chosen],
         "rules": RULES,

@@ -1,4 +1,7 @@
-"""The validation report as text and as a figure."""
+"""The validation report as text and as a figure.
+
+What `validate` writes as numbers, for people.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ def table(report: dict[str, Any]) -> str:
             f"processes: sampled {text(bayes['excess_sampled'])}, greedy "
             f"{text(bayes['excess_greedy'])}, CE ties "
             f"{text(bayes['excess_ce_random_ties'])}; plans for the posterior mean, "
-            f"told the prior {text(bayes['excess_told_prior'])}, its family alone "
+            f"known prior {text(bayes['excess_told_prior'])}, known family alone "
             f"{text(bayes['excess_told_family'])}."
         )
     if "online" in report:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from pretraining.benchmark.exact import (
@@ -139,6 +139,49 @@ def certainty_equivalence(
     return greedy(q, ties)
 
 
+def penalised_reward(
+    n: NDArray[np.float64],
+    mean_reward: NDArray[np.float64],
+    low: ArrayLike,
+    high: ArrayLike,
+    gamma: ArrayLike,
+    c: ArrayLike,
+    delta: float = 0.1,
+) -> NDArray[np.float64]:
+    r"""Return the rewards that VI-LCB plans with.
+
+    .. math:: \hat r(s, a) - c \, (r_{max} - r_{min})
+              \sqrt{\log(2 S A / \delta) / (2 \max(n(s, a), 1))},
+
+    and for an unvisited pair the value of one visit that paid the lowest reward and
+    stays where it is for ever.
+
+    Parameters
+    ----------
+    n, mean_reward : arrays of shape (..., S, A)
+        Visits and mean reward of each pair, for any number of data sets.
+    low, high : float or array
+        The range of the rewards, 0 included. An array has a shape that broadcasts
+        against (..., S, A): (..., 1, 1) for one number a data set.
+    gamma : float or array
+        Discount factor in [0, 1), of such a shape.
+    c : float or array
+        Scale of the bonus, of such a shape.
+    delta : float, default=0.1
+        Probability that a bound fails.
+
+    Returns
+    -------
+    array of shape (..., S, A)
+        In the units of the rewards.
+    """
+    low, gamma = np.asarray(low), np.asarray(gamma)
+    log_term = np.log(2 * n.shape[-2] * n.shape[-1] / delta)
+    bonus = c * (high - low) * np.sqrt(log_term / (2 * np.maximum(n, 1)))
+    unvisited = (low - bonus.max(axis=(-2, -1), keepdims=True)) / (1 - gamma)
+    return np.where(n > 0, mean_reward - bonus, unvisited)
+
+
 def vi_lcb(
     counts: Counts,
     gamma: float,
@@ -185,10 +228,7 @@ def vi_lcb(
         The policy.
     """
     low, high = min(counts.reward_range[0], 0.0), max(counts.reward_range[1], 0.0)
-    log_term = np.log(2 * counts.n.size / delta)
-    bonus = c * (high - low) * np.sqrt(log_term / (2 * np.maximum(counts.n, 1)))
-    unvisited = (low - bonus.max()) / (1 - gamma)
-    reward = np.where(counts.n > 0, counts.mean_reward - bonus, unvisited)
+    reward = penalised_reward(counts.n, counts.mean_reward, low, high, gamma, c, delta)
     return greedy(policy_iteration(counts.transition, reward, gamma), ties)
 
 
