@@ -209,7 +209,7 @@ TINY = offline.Protocol(
     gammas=(0.95,),
     checkpoint=None,
 )
-N_BASELINES = 4 + 2 * 5 + 5 + 6
+N_BASELINES = 4 + 2 * 5 + 5 + 3 * 6 + 5 + 6 + 5
 
 
 def test_offline_run_is_the_same_for_any_number_of_jobs(tmp_path):
@@ -276,7 +276,7 @@ def test_unseen_states_get_the_uniform_policy_or_what_the_method_is():
     for method in BASELINES:
         if "argmax" in method.name:
             expected = np.eye(4)[np.zeros(len(unseen), int)]
-        elif "SPIBB" in method.name or method.name == "behaviour policy":
+        elif "SPIBB" in method.name or method.name in ("behaviour policy", "DPRL"):
             expected = behaviour[unseen]
         else:
             expected = np.full((len(unseen), 4), 0.25)

@@ -13,6 +13,9 @@ from pretraining.benchmark.baselines.offline.method import Method
 from pretraining.benchmark.baselines.offline.spibb import policy_action_values
 from pretraining.benchmark.exact import tolerance
 
+# Each iteration improves on the last, most end within ten: what is cut off is small.
+_MAX_ITERATIONS = 50
+
 
 @dataclass(frozen=True)
 class SoftSPIBB(Method):
@@ -57,6 +60,9 @@ def improve_within_budget(
     behaviour: NDArray[np.float64],
     error: NDArray[np.float64],
     epsilon: float,
+    *,
+    charge_losses: bool = True,
+    advantage: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Move probability of the behaviour policy to better actions, within a budget.
 
@@ -70,6 +76,10 @@ def improve_within_budget(
         What moving probability 1 from or to an action costs; may be infinite.
     epsilon : float
         The budget of each state.
+    charge_losses : bool, default=True
+        Whether an action that loses probability costs its error too.
+    advantage : array of shape (S, A), optional
+        Other action values, by which no state may become worse on the way.
 
     Returns
     -------
@@ -80,18 +90,71 @@ def improve_within_budget(
     unit = tolerance(q)
     q = np.round(q / unit) * unit
     s = np.arange(len(q))
-    budget = np.full(len(q), float(epsilon))
+    budget, gained = np.full(len(q), float(epsilon)), np.zeros(len(q))
+    # Half of the budget at either end keeps the sum of both within it.
+    share = 2 if charge_losses else 1
     pi = behaviour.copy()
     for low in np.argsort(q, axis=1, kind="stable").T:
-        left = np.minimum(pi[s, low], budget / (2 * error[s, low]))
+        left = pi[s, low]
+        if charge_losses:
+            left = np.minimum(left, budget / (2 * error[s, low]))
         gain = (q - q[s, low][:, None]) / error
         for high in np.argsort(-gain, axis=1, kind="stable").T:
-            mass = np.minimum(left, budget / (2 * error[s, high]))
+            mass = np.minimum(left, budget / (share * error[s, high]))
             mass = np.where(gain[s, high] > 0, mass, 0.0)
+            if advantage is not None:
+                change = advantage[s, high] - advantage[s, low]
+                loses = (change < 0) & (mass > 0)
+                bound = np.divide(gained, -change, where=loses, out=mass.copy())
+                mass = np.minimum(mass, bound)
+                gained = np.maximum(gained + change * mass, 0.0)
             pi[s, low] -= mass
             pi[s, high] += mass
-            left -= mass
-            cost = error[s, low] + error[s, high]  # may be infinite, then mass is 0
+            left = left - mass
+            cost = error[s, high]  # may be infinite, then mass is 0
+            if charge_losses:
+                cost = error[s, low] + cost
             spent = np.multiply(mass, cost, where=mass > 0, out=np.zeros(len(q)))
             budget = np.maximum(budget - spent, 0.0)
+    return pi
+
+
+def iterate_within_budget(
+    data: LoggedData,
+    epsilon: float,
+    delta: float,
+    *,
+    charge_losses: bool = True,
+    advantage: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Improve and evaluate in turns, for the observed frequencies.
+
+    Each improvement starts from the behaviour policy and replaces the policy of a
+    state only if it is better there, so that the values never fall.
+
+    Parameters
+    ----------
+    data : LoggedData
+        The log.
+    epsilon, delta
+        The budget, and the probability that an error bound fails.
+    charge_losses, advantage
+        As in `improve_within_budget`.
+
+    Returns
+    -------
+    array of shape (S, A)
+        The policy.
+    """
+    error, pi = error_bound(data.n, delta), data.behaviour
+    for _ in range(_MAX_ITERATIONS):
+        q = policy_action_values(data, pi)
+        improved = improve_within_budget(
+            q, data.behaviour, error, epsilon,
+            charge_losses=charge_losses, advantage=advantage,
+        )  # fmt: skip
+        better = ((improved - pi) * q).sum(axis=1) > tolerance(q)
+        if not better.any():
+            break
+        pi = np.where(better[:, None], improved, pi)
     return pi
