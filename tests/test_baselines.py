@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from itertools import product
 
@@ -11,17 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from pretraining.benchmark.baselines import offline as baselines
-from pretraining.benchmark.baselines.offline import (
-    Counts,
-    behaviour_cloning,
-    certainty_equivalence,
-    count,
-    expected_counts,
-    soft_spibb,
-    spibb,
-    vi_lcb,
+from pretraining.benchmark.baselines.offline import soft_spibb
+from pretraining.benchmark.baselines.offline.certainty_equivalence import (
+    CertaintyEquivalence,
 )
+from pretraining.benchmark.baselines.offline.cloning import BehaviourCloning
+from pretraining.benchmark.baselines.offline.data import LoggedData, expected_data
+from pretraining.benchmark.baselines.offline.soft_spibb import SoftSPIBB
+from pretraining.benchmark.baselines.offline.spibb import SPIBB
+from pretraining.benchmark.baselines.offline.vi_lcb import VILCB, penalised_reward
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment, garnet
 from pretraining.benchmark.exact import (
     action_values,
@@ -35,20 +32,48 @@ from pretraining.validation.bayes import (
     mean_value,
     posterior_samples,
 )
+from tabrl._statistics import Statistics
 
 GAMMAS = (0.95, 0.99)
 
 
-def bandit_counts(n, means, reward_range=(0.0, 1.0)) -> Counts:
-    """Build the counts of a one-step bandit."""
-    n = np.array([n], dtype=float)
-    none = expected_counts(environment("FrozenLake-v1", 0.9), 0).successor
-    return Counts(
-        n=n,
-        reward_sum=n * np.array([means]),
-        successor=none[: n.size, :1],
+CE, CE_FIRST = CertaintyEquivalence(), CertaintyEquivalence("first")
+LCB = VILCB()
+
+
+def bandit_data(
+    n, means, reward_range=(0.0, 1.0), gamma=0.9, behaviour=None
+) -> LoggedData:
+    """Build the data of a one-step bandit."""
+    n = np.array(n)
+    arm = np.flatnonzero(n)
+    none, visits = np.zeros(0, dtype=np.int64), n[arm].astype(float)
+    reward_sum = visits * np.array(means)[arm]
+    return LoggedData(
+        log={},
+        statistics=Statistics(
+            n_states=1,
+            n_actions=len(n),
+            pair_state=np.zeros_like(arm),
+            pair_action=arm,
+            n=visits,
+            reward_sum=reward_sum,
+            reward_sq_sum=reward_sum**2 / visits,
+            n_terminated=visits,
+            edge_pair=none,
+            edge_next=none,
+            edge_count=np.zeros(0),
+        ),
         reward_range=reward_range,
+        gamma=gamma,
+        behaviour=np.full((1, len(n)), 1 / len(n)) if behaviour is None else behaviour,
     )
+
+
+def counted(log, n_states, n_actions, gamma, behaviour=None) -> LoggedData:
+    if behaviour is None:
+        behaviour = np.full((n_states, n_actions), 1 / n_actions)
+    return LoggedData.from_log(log, gamma, behaviour)
 
 
 def test_count_of_a_small_log():
@@ -59,42 +84,69 @@ def test_count_of_a_small_log():
         "next_state": np.array([1, 1, 0, 0]),
         "terminated": np.array([False, True, False, False]),
     }
-    counts = count(log, n_states=2, n_actions=2)
-    np.testing.assert_array_equal(counts.n, [[0, 3], [1, 0]])
-    np.testing.assert_array_equal(counts.reward_sum, [[0, 4], [-2, 0]])
+    data = counted(log, 2, 2, 0.9)
+    np.testing.assert_array_equal(data.n, [[0, 3], [1, 0]])
+    reward_sum = data.table(data.statistics.reward_sum)
+    np.testing.assert_array_equal(reward_sum, [[0, 4], [-2, 0]])
+    np.testing.assert_array_equal(data.mean_reward, [[0, 4 / 3], [-2, 0]])
     expected = [[0, 0], [1, 1], [1, 0], [0, 0]]
-    np.testing.assert_array_equal(counts.successor.toarray(), expected)
-    np.testing.assert_allclose(counts.transition.toarray()[1], [1 / 3, 1 / 3])
-    assert counts.reward_range == (-2.0, 3.0)
+    np.testing.assert_array_equal(data.counts.toarray(), expected)
+    np.testing.assert_allclose(data.transition.toarray()[1], [1 / 3, 1 / 3])
+    assert data.reward_range == (-2.0, 3.0)
+    assert (data.n_states, data.n_actions) == (2, 2)
+
+
+def test_expected_data_are_what_many_visits_give():
+    # FrozenLake's goal pays 1 and ends: rewards that differ, and terminations.
+    env = environment("FrozenLake-v1", 0.9)
+    rng = np.random.default_rng(0)
+    log = env.simulate(env.uniform_policy, 200_000, rng)
+    found, limit = counted(log, 16, 4, 0.9), expected_data(env, 10)
+    busy = found.n > 1000
+    assert busy.sum() >= 20
+    five_errors = 5 * np.sqrt(0.25 / 1000)
+    assert np.abs(found.mean_reward - limit.mean_reward)[busy].max() < five_errors
+    error = np.abs((found.transition - limit.transition).toarray()).max(axis=1)
+    assert error[busy.ravel()].max() < five_errors
+    for name in ("n_terminated", "reward_sq_sum"):
+        share, expected = (
+            data.table(getattr(data.statistics, name)) / data.n.clip(min=1)
+            for data in (found, limit)
+        )
+        assert np.abs(share - expected)[busy].max() < five_errors
 
 
 def test_behaviour_cloning_is_the_frequencies():
-    n = np.array([[3.0, 1.0], [0.0, 0.0]])
-    counts = dataclasses.replace(bandit_counts([0, 0], [0, 0]), n=n)
-    np.testing.assert_allclose(behaviour_cloning(counts), [[0.75, 0.25], [0.5, 0.5]])
+    log = {
+        "state": np.array([0, 0, 0, 0]),
+        "action": np.array([0, 0, 1, 0]),
+        "reward": np.zeros(4),
+        "next_state": np.array([0, 0, 0, 1]),
+        "terminated": np.zeros(4, dtype=bool),
+    }
+    pi = BehaviourCloning().policy(counted(log, 2, 2, 0.9), None)
+    np.testing.assert_allclose(pi, [[0.75, 0.25], [0.5, 0.5]])
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("name", ENVIRONMENT_NAMES)
 def test_baselines_are_optimal_in_the_limit(name, gamma):
     env = environment(name, gamma)
-    counts = expected_counts(env, 1e6)
-    for ties in ("first", "random"):
-        pi = certainty_equivalence(counts, gamma, ties)
+    data = expected_data(env, 1e6)
+    for method in (CE, CE_FIRST):
+        pi = method.policy(data, None)
         assert env.normalised_value(pi) == pytest.approx(1, abs=1e-9)
-    pi = vi_lcb(expected_counts(env, 1e14), gamma, c=1.0)
+    pi = LCB.policy(expected_data(env, 1e14), 1.0)
     assert env.normalised_value(pi) > 1 - 1e-4
 
 
 def test_certainty_equivalence_values_unvisited_pairs_at_zero():
-    loses, wins = bandit_counts([5, 0], [-1, 0]), bandit_counts([5, 0], [1, 0])
-    np.testing.assert_array_equal(certainty_equivalence(loses, 0.9), [[0, 1]])
-    np.testing.assert_array_equal(certainty_equivalence(wins, 0.9), [[1, 0]])
-    unknown = bandit_counts([0, 0], [0, 0])
-    np.testing.assert_array_equal(certainty_equivalence(unknown, 0.9), [[0.5, 0.5]])
-    np.testing.assert_array_equal(
-        certainty_equivalence(unknown, 0.9, ties="first"), [[1, 0]]
-    )
+    loses, wins = bandit_data([5, 0], [-1, 0]), bandit_data([5, 0], [1, 0])
+    np.testing.assert_array_equal(CE.policy(loses, None), [[0, 1]])
+    np.testing.assert_array_equal(CE.policy(wins, None), [[1, 0]])
+    unknown = bandit_data([0, 0], [0, 0])
+    np.testing.assert_array_equal(CE.policy(unknown, None), [[0.5, 0.5]])
+    np.testing.assert_array_equal(CE_FIRST.policy(unknown, None), [[1, 0]])
 
 
 def test_certainty_equivalence_does_not_continue_after_termination():
@@ -107,52 +159,71 @@ def test_certainty_equivalence_does_not_continue_after_termination():
         "next_state": np.array([0, 0]),
         "terminated": np.array([True, False]),
     }
-    counts = count(log, 1, 2)
-    np.testing.assert_array_equal(certainty_equivalence(counts, 0.4), [[1, 0]])
-    np.testing.assert_array_equal(certainty_equivalence(counts, 0.6), [[0, 1]])
+    impatient, patient = counted(log, 1, 2, 0.4), counted(log, 1, 2, 0.6)
+    np.testing.assert_array_equal(CE.policy(impatient, None), [[1, 0]])
+    np.testing.assert_array_equal(CE.policy(patient, None), [[0, 1]])
 
 
-def check_vi_lcb_on_a_bandit(policy: Callable[..., NDArray]) -> None:
+def check_vi_lcb_on_a_bandit(policy: Callable[[LoggedData, float], NDArray]) -> None:
     # Bounds 0.9 - c w / sqrt(4) and 0.7 - c w / sqrt(100) cross at c = 0.2 / (0.4 w),
     # with w = sqrt(log(2 * 1 * 2 / delta) / 2).
-    counts = bandit_counts([4, 100], [0.9, 0.7])
+    data = bandit_data([4, 100], [0.9, 0.7])
     crossing = 0.5 / np.sqrt(np.log(4 / 0.05) / 2)
-    below = policy(counts, 0.9, 0.999 * crossing, delta=0.05)
+    below = policy(data, 0.999 * crossing)
     np.testing.assert_array_equal(below, [[1, 0]])
-    above = policy(counts, 0.9, 1.001 * crossing, delta=0.05)
+    above = policy(data, 1.001 * crossing)
     np.testing.assert_array_equal(above, [[0, 1]])
     # The bonus is in units of the rewards.
-    tenfold = bandit_counts([4, 100], [9.0, 7.0], reward_range=(0.0, 10.0))
-    np.testing.assert_array_equal(policy(tenfold, 0.9, 0.999 * crossing, 0.05), below)
-    np.testing.assert_array_equal(policy(tenfold, 0.9, 1.001 * crossing, 0.05), above)
+    tenfold = bandit_data([4, 100], [9.0, 7.0], reward_range=(0.0, 10.0))
+    np.testing.assert_array_equal(policy(tenfold, 0.999 * crossing), below)
+    np.testing.assert_array_equal(policy(tenfold, 1.001 * crossing), above)
 
 
 def test_vi_lcb_equals_the_closed_form_on_a_bandit():
-    check_vi_lcb_on_a_bandit(vi_lcb)
+    check_vi_lcb_on_a_bandit(VILCB(delta=0.05).policy)
 
 
 def test_a_bonus_of_the_wrong_sign_is_caught():
     # A planted fault: an upper in place of a lower confidence bound.
-    def optimistic(counts, gamma, c, delta):
-        return vi_lcb(counts, gamma, -c, delta)
+    def optimistic(data, c):
+        return VILCB(delta=0.05).policy(data, -c)
 
     with pytest.raises(AssertionError):
         check_vi_lcb_on_a_bandit(optimistic)
 
 
 def test_vi_lcb_breaks_ties_as_it_is_told():
-    counts = bandit_counts([5, 5, 5], [0.2, 0.7, 0.7])
-    np.testing.assert_array_equal(vi_lcb(counts, 0.9, 0.1), [[0, 0.5, 0.5]])
-    first = vi_lcb(counts, 0.9, 0.1, ties="first")
+    data = bandit_data([5, 5, 5], [0.2, 0.7, 0.7])
+    np.testing.assert_array_equal(LCB.policy(data, 0.1), [[0, 0.5, 0.5]])
+    first = VILCB("first").policy(data, 0.1)
     np.testing.assert_array_equal(first, [[0, 1, 0]])
 
 
 @pytest.mark.parametrize("reward", [-1.0, 0.0, 1.0])
 def test_vi_lcb_never_prefers_an_unvisited_pair(reward):
-    counts = bandit_counts([1, 0], [reward, 0], reward_range=(-1.0, 1.0))
-    np.testing.assert_array_equal(vi_lcb(counts, 0.99, 1.0), [[1, 0]])
-    unknown = bandit_counts([0, 0], [0, 0])
-    np.testing.assert_array_equal(vi_lcb(unknown, 0.99, 1.0), [[0.5, 0.5]])
+    data = bandit_data([1, 0], [reward, 0], reward_range=(-1.0, 1.0), gamma=0.99)
+    np.testing.assert_array_equal(LCB.policy(data, 1.0), [[1, 0]])
+    unknown = bandit_data([0, 0], [0, 0], gamma=0.99)
+    np.testing.assert_array_equal(LCB.policy(unknown, 1.0), [[0.5, 0.5]])
+
+
+def test_penalised_reward_is_the_closed_form_for_any_number_of_sets():
+    # sqrt(log(2 * 1 * 2 / delta) / 2) = 1 at this delta.
+    delta = 4 / np.exp(2)
+    n = np.array([[[4.0, 0.0]], [[1.0, 25.0]]])  # two sets of one state
+    mean = np.array([[[0.5, 0.0]], [[0.5, 0.5]]])
+    low, high = np.zeros((2, 1, 1)), np.array([1.0, 2.0])[:, None, None]
+    gamma = np.array([0.5, 0.9])[:, None, None]
+    c = np.array([0.1, 1.0])[:, None, None, None]  # and two constants
+    found = penalised_reward(n, mean, low, high, gamma, c, delta)
+    # An unvisited pair: (0 - c * 1) / (1 - 0.5).
+    expected = [
+        [[[0.45, -0.2]], [[0.3, 0.46]]],
+        [[[0.0, -2.0]], [[-1.5, 0.1]]],
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    alone = penalised_reward(n[1], mean[1], 0.0, 2.0, 0.9, 1.0, delta)
+    np.testing.assert_array_equal(alone, found[1, 1])
 
 
 def test_vi_lcb_stays_on_a_known_path_where_certainty_equivalence_leaves_it():
@@ -161,10 +232,10 @@ def test_vi_lcb_stays_on_a_known_path_where_certainty_equivalence_leaves_it():
     optimal = greedy(env.optimal_q, ties="first")
     log = env.simulate(optimal, 13, np.random.default_rng(0))
     assert log["terminated"][-1]
-    counts = count(log, env.n_states, env.n_actions)
+    data = counted(log, env.n_states, env.n_actions, 0.99)
     for c in (0.05, 0.1, 0.2, 0.5, 1.0):
-        assert env.normalised_value(vi_lcb(counts, 0.99, c)) == pytest.approx(1)
-    assert env.normalised_value(certainty_equivalence(counts, 0.99)) < 0
+        assert env.normalised_value(LCB.policy(data, c)) == pytest.approx(1)
+    assert env.normalised_value(CE.policy(data, None)) < 0
 
 
 def test_policy_iteration_picks_the_best_of_many_ties():
@@ -179,26 +250,26 @@ def test_policy_iteration_picks_the_best_of_many_ties():
 
 @pytest.fixture
 def small_log():
-    """Counts of 40 steps in a process of 5 states and 3 actions, and who acted."""
+    """Data of 40 steps in a process of 5 states and 3 actions, and who acted."""
     env = garnet(5, 3, 2, 0.9, seed=3)
     behaviour = np.random.default_rng(4).dirichlet(np.ones(3), size=5)
     log = env.simulate(behaviour, 40, np.random.default_rng(5))
-    return count(log, 5, 3), behaviour
+    return LoggedData.from_log(log, 0.9, behaviour), behaviour
 
 
 def test_spibb_equals_the_closed_form_on_a_bandit():
     # The best arm has too few visits: it keeps its share, the second best gets all
     # that is free.
-    counts = bandit_counts([4, 5, 9], [0.9, 0.3, 0.5])
     behaviour = np.array([[0.1, 0.7, 0.2]])
-    np.testing.assert_allclose(spibb(counts, 0.9, behaviour, 5), [[0.1, 0.0, 0.9]])
-    np.testing.assert_allclose(spibb(counts, 0.9, behaviour, 4), [[1, 0, 0]])
-    np.testing.assert_allclose(spibb(counts, 0.9, behaviour, 10), behaviour)
+    data = bandit_data([4, 5, 9], [0.9, 0.3, 0.5], behaviour=behaviour)
+    np.testing.assert_allclose(SPIBB().policy(data, 5), [[0.1, 0.0, 0.9]])
+    np.testing.assert_allclose(SPIBB().policy(data, 4), [[1, 0, 0]])
+    np.testing.assert_allclose(SPIBB().policy(data, 10), behaviour)
 
 
 def test_spibb_is_the_best_of_all_policies_that_it_may_choose(small_log):
-    counts, behaviour = small_log
-    known = counts.n >= 2
+    data, behaviour = small_log
+    known = data.n >= 2
     assert (known.sum(axis=1) > 1).sum() >= 3
     assert not known.all()
     kept = np.where(known, 0, behaviour)
@@ -211,9 +282,9 @@ def test_spibb_is_the_best_of_all_policies_that_it_may_choose(small_log):
                 pi[s, a] = 1 - kept[s].sum()
             else:
                 pi[s] = behaviour[s]
-        values.append(evaluate(counts.transition, counts.mean_reward, 0.9, pi))
-    pi = spibb(counts, 0.9, behaviour, 2)
-    found = evaluate(counts.transition, counts.mean_reward, 0.9, pi)
+        values.append(evaluate(data.transition, data.mean_reward, 0.9, pi))
+    pi = SPIBB().policy(data, 2)
+    found = evaluate(data.transition, data.mean_reward, 0.9, pi)
     np.testing.assert_allclose(found, np.max(values, axis=0))
     np.testing.assert_allclose(pi[~known], behaviour[~known])
     np.testing.assert_allclose(pi.sum(axis=1), 1)
@@ -222,34 +293,35 @@ def test_spibb_is_the_best_of_all_policies_that_it_may_choose(small_log):
 def test_soft_spibb_equals_the_closed_form_for_two_actions():
     # What moves is limited by the probability, or by half of the budget at either
     # action; e(s, a) = sqrt(2 log(2 S A / delta) / n).
-    counts, behaviour = bandit_counts([50, 8], [0.2, 0.6]), np.array([[0.7, 0.3]])
+    behaviour, method = np.array([[0.7, 0.3]]), SoftSPIBB()
+    data = bandit_data([50, 8], [0.2, 0.6], behaviour=behaviour)
     error = np.sqrt(2 * np.log(4) / 8)
-    moved = soft_spibb(counts, 0.9, behaviour, 0.4)
+    moved = method.policy(data, 0.4)
     np.testing.assert_allclose(moved, [[0.7 - 0.2 / error, 0.3 + 0.2 / error]])
-    np.testing.assert_allclose(soft_spibb(counts, 0.9, behaviour, 10), [[0, 1]])
-    np.testing.assert_array_equal(soft_spibb(counts, 0.9, behaviour, 0), behaviour)
-    never = bandit_counts([50, 0], [-0.2, 0])
-    np.testing.assert_array_equal(soft_spibb(never, 0.9, behaviour, 10), behaviour)
+    np.testing.assert_allclose(method.policy(data, 10), [[0, 1]])
+    np.testing.assert_array_equal(method.policy(data, 0), behaviour)
+    never = bandit_data([50, 0], [-0.2, 0], behaviour=behaviour)
+    np.testing.assert_array_equal(method.policy(never, 10), behaviour)
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.5, 2.0, 5.0])
 def test_soft_spibb_keeps_its_budget_and_stays_below_the_exact_optimum(
     small_log, epsilon
 ):
-    counts, behaviour = small_log
-    assert (counts.n == 0).any()
-    pi = soft_spibb(counts, 0.9, behaviour, epsilon)
+    data, behaviour = small_log
+    assert (data.n == 0).any()
+    pi = SoftSPIBB().policy(data, epsilon)
     np.testing.assert_allclose(pi.sum(axis=1), 1)
     assert pi.min() >= 0
-    unseen = counts.n == 0
+    unseen = data.n == 0
     np.testing.assert_array_equal(pi[unseen], behaviour[unseen])
-    error = np.sqrt(2 * np.log(2 * 15) / np.maximum(counts.n, 1))
+    error = np.sqrt(2 * np.log(2 * 15) / np.maximum(data.n, 1))
     spent = np.where(unseen, 0, error * np.abs(pi - behaviour)).sum(axis=1)
     assert (spent <= epsilon + 1e-9).all()
     # The exact improvement of a state is a linear programme in what each action
     # gains and loses.
-    v = evaluate(counts.transition, counts.mean_reward, 0.9, behaviour)
-    q = action_values(counts.transition, counts.mean_reward, 0.9, v)
+    v = evaluate(data.transition, data.mean_reward, 0.9, behaviour)
+    q = action_values(data.transition, data.mean_reward, 0.9, v)
     gain = ((pi - behaviour) * q).sum(axis=1)
     best = [
         -linprog(
@@ -273,10 +345,10 @@ def test_soft_spibb_keeps_its_budget_and_stays_below_the_exact_optimum(
 def test_soft_spibb_with_a_large_budget_is_greedy_on_the_behaviours_values():
     env = environment("Garnet-20-4-3", 0.9)
     behaviour = np.random.default_rng(0).dirichlet(np.ones(4), size=20)
-    counts = expected_counts(env, 1e9)
+    data = expected_data(env, 1e9, behaviour)
     v = evaluate(env.transition, env.expected_reward, 0.9, behaviour)
     q = action_values(env.transition, env.expected_reward, 0.9, v)
-    pi = soft_spibb(counts, 0.9, behaviour, 5.0)
+    pi = SoftSPIBB().policy(data, 5.0)
     np.testing.assert_allclose(pi, greedy(q), atol=1e-9)
 
 
@@ -284,9 +356,9 @@ def test_soft_spibb_does_not_tell_actions_apart_by_rounding(monkeypatch):
     """In the middle of a grid two ways are alike, whatever a solver's last digit."""
     env = environment("gridworld-5x5", 0.99)
     log = env.simulate(env.uniform_policy, 4096, np.random.default_rng(0))
-    counts = count(log, env.n_states, env.n_actions)
-    exact = baselines._policy_action_values
-    expected = soft_spibb(counts, 0.99, env.uniform_policy, 2.0)
+    data = LoggedData.from_log(log, 0.99, env.uniform_policy)
+    exact = soft_spibb.policy_action_values
+    expected = SoftSPIBB().policy(data, 2.0)
     for seed in range(3):
         rng = np.random.default_rng(seed)
 
@@ -294,8 +366,8 @@ def test_soft_spibb_does_not_tell_actions_apart_by_rounding(monkeypatch):
             q = exact(*args)
             return q * (1 + 1e-15 * rng.normal(size=q.shape))
 
-        monkeypatch.setattr(baselines, "_policy_action_values", rounded)
-        found = soft_spibb(counts, 0.99, env.uniform_policy, 2.0)
+        monkeypatch.setattr(soft_spibb, "policy_action_values", rounded)
+        found = SoftSPIBB().policy(data, 2.0)
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -303,11 +375,11 @@ def test_soft_spibb_does_not_tell_actions_apart_by_rounding(monkeypatch):
 def test_spibb_is_optimal_in_the_limit_and_the_behaviour_without_data(name):
     env = environment(name, 0.99)
     behaviour = env.uniform_policy
-    pi = spibb(expected_counts(env, 1e6), 0.99, behaviour, 100)
+    pi = SPIBB().policy(expected_data(env, 1e6), 100)
     assert env.normalised_value(pi) == pytest.approx(1, abs=1e-6)
-    none = expected_counts(env, 0)
-    np.testing.assert_array_equal(spibb(none, 0.99, behaviour, 5), behaviour)
-    np.testing.assert_array_equal(soft_spibb(none, 0.99, behaviour, 5.0), behaviour)
+    none = expected_data(env, 0)
+    np.testing.assert_array_equal(SPIBB().policy(none, 5), behaviour)
+    np.testing.assert_array_equal(SoftSPIBB().policy(none, 5.0), behaviour)
 
 
 # The Bayes reference

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import types
 
 import numpy as np
 import pytest
 
 from pretraining.benchmark.baselines import packages as peers
-from pretraining.benchmark.baselines.offline import certainty_equivalence, count, spibb
+from pretraining.benchmark.baselines.offline import (
+    BASELINES,
+    LoggedData,
+    Method,
+    tabrl,
+    tabrls,
+)
+from pretraining.benchmark.baselines.offline.certainty_equivalence import (
+    CertaintyEquivalence,
+)
+from pretraining.benchmark.baselines.offline.cloning import BehaviourPolicy
+from pretraining.benchmark.baselines.offline.spibb import SPIBB
+from pretraining.benchmark.behaviours import behaviour_policy
 from pretraining.benchmark.cells import (
     ResultsError,
     cell_key,
@@ -163,19 +173,19 @@ def test_provenance_of_a_checkpoint_is_its_hash(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["FrozenLake-v1", "CliffWalking-v1", "Garnet-20-4-3"])
 def test_behaviours_are_what_their_names_say(name):
     env = environment(name, 0.99)
-    half = offline.behaviour_policy(env, "softmax")
+    half = behaviour_policy(env, "softmax")
     assert env.normalised_value(half) == pytest.approx(0.5, abs=1e-6)
     np.testing.assert_array_equal(half.argmax(axis=1), env.optimal_q.argmax(axis=1))
     # Every action, in the order of its value.
     assert half.min() > 0
     by_value = np.argsort(env.optimal_q, axis=1)
     assert (np.diff(np.take_along_axis(half, by_value, 1)) >= -1e-12).all()
-    near = offline.behaviour_policy(env, "epsilon 0.05")
+    near = behaviour_policy(env, "epsilon 0.05")
     assert near.min() == pytest.approx(0.05 / env.n_actions)
-    uniform = offline.behaviour_policy(env, "uniform")
+    uniform = behaviour_policy(env, "uniform")
     np.testing.assert_allclose(uniform, 1 / env.n_actions)
     with pytest.raises(ValueError, match="behaviour must be"):
-        offline.behaviour_policy(env, "greedy")
+        behaviour_policy(env, "greedy")
 
 
 def test_logs_differ_by_seed_size_and_behaviour_alone():
@@ -199,7 +209,7 @@ TINY = offline.Protocol(
     gammas=(0.95,),
     checkpoint=None,
 )
-N_BASELINES = 4 + 2 * 5 + 5 + 6
+N_BASELINES = 4 + 2 * 5 + 5 + 3 * 6 + 5 + 6 + 5
 
 
 def test_offline_run_is_the_same_for_any_number_of_jobs(tmp_path):
@@ -234,17 +244,15 @@ def test_offline_scores_the_methods_on_the_true_process():
         "gamma": 0.95,
         "seed": 1,
     }
-    rows = offline.score_cell(cell, checkpoint=None)
-    counts = count(offline.simulate_log(env, "uniform", 1024, seed=1), 16, 4)
-    expected = {
-        (offline.CE_RANDOM, None): certainty_equivalence(counts, 0.95),
-        (offline.SPIBB, 5): spibb(counts, 0.95, env.uniform_policy, 5),
-        (offline.BEHAVIOUR, None): env.uniform_policy,
-    }
+    rows = offline.score_cell(cell, TINY)
+    log = offline.simulate_log(env, "uniform", 1024, seed=1)
+    data = LoggedData.from_log(log, 0.95, env.uniform_policy)
     found = {(row["method"], row["constant"]): row["value"] for row in rows}
-    for key, pi in expected.items():
-        assert found[key] == env.normalised_value(pi)
-    assert found[offline.BEHAVIOUR, None] == 0
+    ce = CertaintyEquivalence()
+    for method, constant in ((ce, None), (SPIBB(), 5), (BehaviourPolicy(), None)):
+        expected = env.normalised_value(method.policy(data, constant))
+        assert found[method.name, constant] == expected
+    assert found["behaviour policy", None] == 0
 
 
 def test_values_are_given_clipped_and_unclipped():
@@ -252,7 +260,7 @@ def test_values_are_given_clipped_and_unclipped():
     rows = [
         row
         for seed in range(5)
-        for row in offline.score_cell({**cell, "gamma": 0.99, "seed": seed}, None)
+        for row in offline.score_cell({**cell, "gamma": 0.99, "seed": seed}, TINY)
     ]
     assert min(row["value_unclipped"] for row in rows) < -1
     for row in rows:
@@ -263,15 +271,18 @@ def test_unseen_states_get_the_uniform_policy_or_what_the_method_is():
     env = environment("FrozenLake-v1", 0.95)
     log = offline.simulate_log(env, "softmax", 16, seed=0)
     unseen = np.setdiff1d(np.arange(16), log["state"])
-    behaviour = offline.behaviour_policy(env, "softmax")
-    for method, _, pi in offline.baseline_policies(log, env, "softmax"):
-        if method in (offline.CE_FIRST, offline.VI_LCB_FIRST):
+    behaviour = behaviour_policy(env, "softmax")
+    data = LoggedData.from_log(log, 0.95, behaviour)
+    for method in BASELINES:
+        if "argmax" in method.name:
             expected = np.eye(4)[np.zeros(len(unseen), int)]
-        elif method in (offline.SPIBB, offline.SOFT_SPIBB, offline.BEHAVIOUR):
+        elif "SPIBB" in method.name or method.name in ("behaviour policy", "DPRL"):
             expected = behaviour[unseen]
         else:
             expected = np.full((len(unseen), 4), 0.25)
-        np.testing.assert_array_equal(pi[unseen], expected, err_msg=method)
+        for constant in method.constants or (None,):
+            pi = method.policy(data, constant)
+            np.testing.assert_array_equal(pi[unseen], expected, err_msg=method.name)
 
 
 class FakeEstimator:
@@ -284,6 +295,7 @@ class FakeEstimator:
     def fit(self, log):
         self.states_, self.actions_ = np.array([3, 1]), np.array([2, 0])
         assert {"state", "action", "reward", "next_state", "terminated"} <= set(log)
+        return self
 
     def predict_proba(self, states):
         table = np.tile([0.6, 0.4], (16, 1))
@@ -295,12 +307,11 @@ class FakeEstimator:
 
 
 def test_tabrl_policies_are_put_where_their_labels_say(monkeypatch):
-    fake = types.SimpleNamespace(OfflinePolicyEstimator=FakeEstimator)
-    monkeypatch.setitem(sys.modules, "tabrl", fake)
+    monkeypatch.setattr(tabrl, "OfflinePolicyEstimator", FakeEstimator)
     env = environment("FrozenLake-v1", 0.95)
     log = offline.simulate_log(env, "uniform", 64, seed=0)
-    found = {m: pi for m, _, pi in offline.tabrl_policies(log, env, "auto", seed=0)}
-    sampled, chosen = found[offline.TABRL_SAMPLED], found[offline.TABRL_GREEDY]
+    data = LoggedData.from_log(log, 0.95, env.uniform_policy)
+    chosen, sampled = (method.policy(data, None) for method in tabrls("auto"))
     np.testing.assert_array_equal(sampled[[3, 1]], [[0.1, 0, 0.9, 0], [0.7, 0, 0.3, 0]])
     np.testing.assert_array_equal(chosen[[3, 1]], [[0, 0, 1, 0], [1, 0, 0, 0]])
     unseen = np.setdiff1d(np.arange(16), [1, 3])
@@ -310,17 +321,52 @@ def test_tabrl_policies_are_put_where_their_labels_say(monkeypatch):
 
 def test_tabrl_end_to_end():
     cell = {"environment": "gridworld-3x3", "behaviour": "uniform", "size": 1024}
-    rows = offline.score_cell({**cell, "gamma": 0.95, "seed": 0}, "auto")
+    rows = offline.score_cell({**cell, "gamma": 0.95, "seed": 0}, offline.Protocol())
     found = {row["method"]: row["value"] for row in rows}
-    assert found[offline.TABRL_GREEDY] > 0.9
-    assert 0 < found[offline.TABRL_SAMPLED] <= 1
+    assert found[tabrl.GREEDY] > 0.9
+    assert 0 < found[tabrl.SAMPLED] <= 1
+
+
+class FirstAction(Method):
+    """A method from outside: takes the first action with some probability."""
+
+    name = "first action"
+    constants = (0.5, 1.0)
+
+    def policy(self, data, constant):
+        pi = np.full((data.n_states, data.n_actions), 0.0)
+        pi[:, 0], pi[:, 1] = constant, 1 - constant
+        return pi
+
+
+def test_an_outside_method_is_one_class_and_one_registration(monkeypatch):
+    monkeypatch.setattr(offline, "BASELINES", [*BASELINES, FirstAction()])
+    rows = offline.run(TINY, progress_bar=False)
+    found = [row for row in rows if row["method"] == "first action"]
+    assert len(rows) == 2 * 2 * 2 * (N_BASELINES + 2)
+    assert len(found) == 2 * 2 * 2 * 2
+    env = environment("RiverSwim-6", 0.95)
+    for row in found:
+        if row["environment"] == "RiverSwim-6":
+            pi = np.tile([row["constant"], 1 - row["constant"]], (6, 1))
+            assert row["value"] == env.normalised_value(pi)
+
+
+def test_an_outside_method_without_its_package_is_left_out(monkeypatch, capsys):
+    class Elsewhere(FirstAction):
+        name, package = "elsewhere", "no_such_package"
+
+    monkeypatch.setattr(offline, "BASELINES", [Elsewhere(), BehaviourPolicy()])
+    rows = offline.run(TINY, progress_bar=False)
+    assert {row["method"] for row in rows} == {"behaviour policy"}
+    assert "Left out: elsewhere, as no_such_package" in capsys.readouterr().err
 
 
 def test_a_missing_peer_is_left_out_with_a_reason(monkeypatch, capsys):
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     protocol = dataclasses.replace(TINY, environments=["FrozenLake-v1"], d3rlpy=True)
     rows = offline.run(protocol, progress_bar=False)
-    assert offline.CQL not in {row["method"] for row in rows}
+    assert "DiscreteCQL" not in {row["method"] for row in rows}
     assert "Left out: DiscreteCQL and DiscreteBCQ, as d3rlpy is not installed" in (
         capsys.readouterr().err
     )

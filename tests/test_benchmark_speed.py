@@ -9,7 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from pretraining.benchmark.baselines.offline import certainty_equivalence, count
+from pretraining.benchmark.baselines.offline.certainty_equivalence import (
+    CertaintyEquivalence,
+)
 from pretraining.benchmark.exact import evaluate
 from pretraining.benchmark.parts import speed
 
@@ -25,28 +27,28 @@ def test_random_log_follows_the_process():
         log["next_state"][:-1][within], log["state"][1:][within]
     )
     assert log["truncated"].sum() == 20
-    counts = count(log, 20, speed.N_ACTIONS)
-    expected = counts.n * env.expected_reward
+    data = speed.logged_data(log, env)
+    expected = data.n * env.expected_reward
     # Rewards are standard normal, so five standard deviations of their sum.
-    error = np.abs(counts.reward_sum - expected)
-    assert (error <= 5 * 2 * np.sqrt(counts.n)).all()
-    mixed = (counts.successor.toarray() > 0) & (env.transition.toarray() == 0)
+    error = np.abs(data.table(data.statistics.reward_sum) - expected)
+    assert (error <= 5 * 2 * np.sqrt(data.n)).all()
+    mixed = (data.counts.toarray() > 0) & (env.transition.toarray() == 0)
     assert not mixed.any()
 
 
 def value_of(actions, log, env):
     """Exact values of actions in the process that the log shows."""
-    counts = count(log, env.n_states, env.n_actions)
+    data = speed.logged_data(log, env)
     pi = np.eye(env.n_actions)[actions]
-    return evaluate(counts.transition, counts.mean_reward, env.gamma, pi)
+    return evaluate(data.transition, data.mean_reward, env.gamma, pi)
 
 
 @pytest.fixture(scope="module")
 def process():
     env = speed.random_process(30)
     log = speed.random_log(env)
-    counts = count(log, env.n_states, env.n_actions)
-    optimum = certainty_equivalence(counts, env.gamma, ties="first").argmax(axis=1)
+    data = speed.logged_data(log, env)
+    optimum = CertaintyEquivalence("first").policy(data, None).argmax(axis=1)
     return env, log, value_of(optimum, log, env)
 
 

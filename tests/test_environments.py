@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from pretraining.benchmark.baselines.offline import count
+from pretraining.benchmark.baselines.offline import LoggedData
 from pretraining.benchmark.environments import (
     ENVIRONMENT_NAMES,
     bernoulli_bandit,
@@ -160,7 +160,7 @@ def test_bandit_pays_each_arm_its_mean():
     log = env.simulate(env.uniform_policy, 30_000, np.random.default_rng(0))
     assert set(log["reward"]) == {0.0, 1.0}
     assert log["terminated"].all()
-    found = count(log, 1, 3).mean_reward
+    found = LoggedData.from_log(log, 0.99, env.uniform_policy).mean_reward
     np.testing.assert_allclose(found, env.expected_reward, atol=5 * 0.5 / 100)
 
 
@@ -240,7 +240,7 @@ def lake_log():
 
 def test_simulated_frequencies(lake_log):
     env, log = lake_log
-    counts = count(log, env.n_states, env.n_actions)
+    counts = LoggedData.from_log(log, 0.99, env.uniform_policy)
     busy = counts.n > 500
     assert busy.sum() >= 20
     error = (counts.transition - env.transition).toarray()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from pretraining.benchmark import baselines as documented_methods
 from pretraining.benchmark.baselines import packages as peers
+from pretraining.benchmark.baselines.offline import LoggedData, neural
+from pretraining.benchmark.baselines.quantecon_planner import quantecon_values
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment, forest
+from pretraining.benchmark.exact import evaluate, policy_iteration
 from pretraining.benchmark.parts import offline
 
 # These packages warn of their own dependencies.
@@ -20,7 +26,7 @@ HINT = "not installed, see pretraining/benchmark/install.sh"
 def test_quantecon_finds_the_same_optimal_values(name, gamma):
     pytest.importorskip("quantecon", reason=f"quantecon {HINT}")
     env = environment(name, gamma)
-    values = peers.quantecon_values(env)
+    values = quantecon_values(env.transition, env.expected_reward, gamma)
     np.testing.assert_allclose(env.optimal_q.max(axis=1), values, atol=1e-9)
 
 
@@ -72,13 +78,29 @@ def test_one_hot_env_terminates_where_the_process_does():
     assert not truncated
 
 
+@pytest.mark.parametrize("name", ["FrozenLake-v1", "CliffWalking-v1"])
+def test_the_documented_outside_method_plans_the_observed_process(name):
+    pytest.importorskip("mdptoolbox", reason=f"pymdptoolbox {HINT}")
+    text = documented_methods.__doc__
+    code = text[text.index("    import numpy") : text.index("`LoggedData` says")]
+    scope = {}
+    exec(textwrap.dedent(code), scope)
+    env = environment(name, 0.95)
+    log = env.simulate(env.uniform_policy, 3000, np.random.default_rng(0))
+    data = LoggedData.from_log(log, 0.95, env.uniform_policy)
+    found = scope["MDPToolbox"]().policy(data, None)
+    q = policy_iteration(data.transition, data.mean_reward, 0.95)
+    v = evaluate(data.transition, data.mean_reward, 0.95, found)
+    np.testing.assert_allclose(v, q.max(axis=1), atol=1e-9)
+
+
 def test_d3rlpy_data_set_keeps_each_transition():
     pytest.importorskip("d3rlpy", reason=f"d3rlpy {HINT}")
     env = environment("FrozenLake-v1", 0.99)
     log = env.simulate(env.uniform_policy, 300, np.random.default_rng(0), max_steps=5)
     assert log["truncated"].any()
     assert log["terminated"].any()
-    data = peers.d3rlpy_dataset(log, 16, 4)
+    data = neural.d3rlpy_dataset(log, 16, 4)
     assert data.transition_count == 300
     found = []
     for episode in data.episodes:
@@ -107,12 +129,13 @@ def test_d3rlpy_data_set_keeps_each_transition():
     assert found == expected
 
 
-@pytest.mark.parametrize("method", peers.D3RLPY_METHODS)
-def test_d3rlpy_learns_a_small_grid(method):
+@pytest.mark.parametrize("kind", [neural.DiscreteCQL, neural.DiscreteBCQ])
+def test_d3rlpy_learns_a_small_grid(kind):
     pytest.importorskip("d3rlpy", reason=f"d3rlpy {HINT}")
     env = environment("gridworld-3x3", 0.9)
     log = env.simulate(env.uniform_policy, 500, np.random.default_rng(0), max_steps=20)
-    pi = peers.d3rlpy_policy(method, log, env, seed=0, n_steps=150)
+    data = LoggedData.from_log(log, 0.9, env.uniform_policy)
+    pi = kind(n_steps=150).policy(data, 1.0)
     assert env.normalised_value(pi) > 0.9
 
 
@@ -120,20 +143,22 @@ def test_d3rlpy_is_uniform_in_unseen_states():
     pytest.importorskip("d3rlpy", reason=f"d3rlpy {HINT}")
     env = environment("gridworld-3x3", 0.9)
     log = env.simulate(env.uniform_policy, 5, np.random.default_rng(0))
-    pi = peers.d3rlpy_policy("DiscreteBCQ", log, env, seed=0, n_steps=5)
+    data = LoggedData.from_log(log, 0.9, env.uniform_policy)
+    pi = neural.DiscreteBCQ(n_steps=5).policy(data, None)
     unseen = np.setdiff1d(np.arange(9), log["state"])
     np.testing.assert_array_equal(pi[unseen], 0.25)
     np.testing.assert_array_equal(pi[np.unique(log["state"])].max(axis=1), 1)
-    again = peers.d3rlpy_policy("DiscreteBCQ", log, env, seed=0, n_steps=5)
+    again = neural.DiscreteBCQ(n_steps=5).policy(data, None)
     np.testing.assert_array_equal(pi, again)
 
 
 def test_d3rlpys_cells_are_scored_with_each_constant(monkeypatch):
     pytest.importorskip("d3rlpy", reason=f"d3rlpy {HINT}")
-    monkeypatch.setattr(offline, "D3RLPY_STEPS", 5)
-    cells = offline.Protocol(d3rlpy=True).cells()
-    cell = next(cell for cell in cells if "package" in cell)
-    rows = offline.score_cell(cell, checkpoint=None)
+    quick = [neural.DiscreteCQL(5), neural.DiscreteBCQ(5)]
+    monkeypatch.setattr(offline, "NEURAL", quick)
+    protocol = offline.Protocol(d3rlpy=True, checkpoint=None)
+    cell = next(cell for cell in protocol.cells() if "package" in cell)
+    rows = offline.score_cell(cell, protocol)
     found = [(row["method"], row["constant"]) for row in rows]
     assert found == [("DiscreteCQL", 0.1), ("DiscreteCQL", 1.0), ("DiscreteBCQ", None)]
 

@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.benchmark.baselines import offline as baselines
+from pretraining.benchmark.baselines.offline import LoggedData
+from pretraining.benchmark.baselines.offline.certainty_equivalence import (
+    CertaintyEquivalence,
+)
+from pretraining.benchmark.baselines.offline.vi_lcb import VILCB
 from pretraining.benchmark.baselines.online import PSRL
 from pretraining.prior import FAMILIES, Process
 from pretraining.recipe.export import model_card
@@ -82,17 +86,17 @@ def walked(batch: ProcessBatch, size: int, seed=0) -> tuple[StatisticsBatch, dic
 def test_controls_are_those_of_the_benchmark(size, seed):
     batch = random_process(seed)
     statistics, rows = walked(batch, size, seed)
-    counts = baselines.count(rows, 7, 3)
+    data = LoggedData.from_log(rows, 0.95, np.full((7, 3), 1 / 3))
     low, high = controls.reward_range(statistics)
     seen = (min(rows["reward"].min(), 0), max(rows["reward"].max(), 0))
     assert (float(low), float(high)) == pytest.approx(seen, rel=1e-3)
     q = certainty_equivalence(statistics)
     for ties, policy in (("random", uniform_over_best), ("first", first_best)):
-        expected = baselines.certainty_equivalence(counts, 0.95, ties)
+        expected = CertaintyEquivalence(ties).policy(data, None)
         np.testing.assert_allclose(policy(q)[0], expected)
     bounds = controls.vi_lcb(statistics)
     for c, bound in zip(CONSTANTS, bounds, strict=True):
-        expected = baselines.vi_lcb(counts, 0.95, c)
+        expected = VILCB().policy(data, c)
         np.testing.assert_allclose(uniform_over_best(bound)[0], expected)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretraining.benchmark.baselines.offline import penalised_reward
+from pretraining.benchmark.baselines.offline.vi_lcb import penalised_reward
 from tabrl._features import StatisticsBatch
 from tabrl._planning import (
     NEVER,

@@ -18,7 +18,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,6 @@ from tqdm import tqdm
 from pretraining.benchmark.baselines.online import ValueIteration
 from pretraining.benchmark.cells import provenance
 from pretraining.benchmark.exact import greedy
-from pretraining.benchmark.parts.offline import Policies
 from pretraining.benchmark.process import Environment
 from pretraining.recipe.loss import optimal_actions
 from pretraining.recipe.simulate import to_statistics
@@ -51,6 +50,8 @@ from tabrl._features import (
 from tabrl._network import NetworkConfig
 from tabrl._statistics import Statistics
 
+# Method, its constant, its policy of shape (S, A).
+Policies = Iterator[tuple[str, float | None, NDArray[np.float64]]]
 SEED_GREEDY, SEED_SAMPLED = "seed model, greedy", "seed model, sampled"
 # The paper's sizes and family. About as many processes as it saw, 128,000.
 CONFIG = TrainConfig(

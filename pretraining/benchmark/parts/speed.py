@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,10 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pretraining.benchmark.baselines import packages as peers
-from pretraining.benchmark.baselines.offline import count
+from pretraining.benchmark.baselines.offline import LoggedData
+from pretraining.benchmark.baselines.offline.neural import DiscreteCQL
+from pretraining.benchmark.baselines.packages import missing
+from pretraining.benchmark.baselines.quantecon_planner import quantecon_values
 from pretraining.benchmark.cells import Cell, Row, run_part
 from pretraining.benchmark.exact import action_values
 from pretraining.benchmark.process import Environment
@@ -131,10 +132,15 @@ def tabrl_actions(log: Log, env: Environment, checkpoint: str) -> NDArray:
     return np.asarray(estimator.predict(estimator.states_))
 
 
+def logged_data(log: Log, env: Environment) -> LoggedData:
+    """Count the log."""
+    return LoggedData.from_log(log, env.gamma, env.uniform_policy)
+
+
 def dense_value_iteration(log: Log, env: Environment) -> NDArray:
     """Value iteration on the dense matrix of the observed frequencies."""
-    counts = count(log, env.n_states, env.n_actions)
-    P, reward = counts.transition.toarray(), counts.mean_reward
+    data = logged_data(log, env)
+    P, reward = data.transition.toarray(), data.mean_reward
     v = np.zeros(env.n_states)
     # So small a change bounds the distance to the optimum by the precision.
     threshold = _PRECISION * (1 - env.gamma) / env.gamma
@@ -147,25 +153,14 @@ def dense_value_iteration(log: Log, env: Environment) -> NDArray:
 
 def quantecon_actions(log: Log, env: Environment) -> NDArray:
     """Policy iteration of QuantEcon on the observed frequencies."""
-    counts = count(log, env.n_states, env.n_actions)
-    transition, reward = counts.transition, counts.mean_reward
-    # The observed process in the place of the true one.
-    observed: Any = SimpleNamespace(
-        n_states=env.n_states,
-        n_actions=env.n_actions,
-        transition=transition,
-        expected_reward=reward,
-        gamma=env.gamma,
-    )
-    v = peers.quantecon_values(observed)
-    return action_values(transition, reward, env.gamma, v).argmax(axis=1)
+    data = logged_data(log, env)
+    observed = data.transition, data.mean_reward, env.gamma
+    return action_values(*observed, quantecon_values(*observed)).argmax(axis=1)
 
 
 def cql_actions(log: Log, env: Environment, n_steps: int) -> NDArray:
     """Train DiscreteCQL of d3rlpy."""
-    pi = peers.d3rlpy_policy(
-        "DiscreteCQL", log, env, seed=0, n_steps=n_steps, alpha=1.0
-    )
+    pi = DiscreteCQL(n_steps).policy(logged_data(log, env), 1.0)
     return pi.argmax(axis=1)
 
 
@@ -186,9 +181,9 @@ def methods(cql_steps: int, checkpoint: str) -> dict[str, Callable[..., NDArray]
         TABRL: partial(tabrl_actions, checkpoint=checkpoint),
         DENSE: dense_value_iteration,
     }
-    if not peers.missing("quantecon", QUANTECON):
+    if not missing("quantecon", QUANTECON):
         found[QUANTECON] = quantecon_actions
-    if not peers.missing("d3rlpy", CQL):
+    if not missing("d3rlpy", CQL):
         found[CQL] = partial(cql_actions, n_steps=cql_steps)
     return found
 
