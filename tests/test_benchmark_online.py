@@ -11,6 +11,7 @@ from pretraining.benchmark.baselines.online import (
     LEARNERS,
     PSRL,
     UCBVI,
+    BernsteinUCBVI,
     Boltzmann,
     FixedRateQLearning,
     Learner,
@@ -141,6 +142,53 @@ def test_ucb_vi_goes_far_to_try_what_is_new():
         learner.observe(s, 1, 0.0, s + 1, False, False)
     learner.begin()  # action 1 of the last state is left
     np.testing.assert_array_equal(learner.policy()[:, 1], 1)
+
+
+def check_bernstein_bonus(kind: type[UCBVI]) -> None:
+    """Three visits that lead to a state worth 2, and a fourth that ends."""
+    gamma = 0.5
+    learner = kind(2, 2, gamma, (-1.0, 1.0), rng(), 0.3, delta=0.2)
+    for _ in range(20):
+        learner.observe(1, 0, 1.0, 1, False, False)
+        learner.observe(1, 1, 1.0, 1, False, False)
+        learner.observe(0, 0, 0.0, 0, True, False)
+    learner.begin()  # all bonuses of state 1 are cut off: it is worth 1 / (1 - 0.5)
+    for terminated in (False, False, False, True):
+        learner.observe(0, 1, 0.4 * terminated, 1, terminated, False)
+    L = np.log(2 * 2 * 2 / 0.2)
+    # Two values with the odds 3 : 1 have the variance 3 / 16 of their distance squared.
+    variance = 3 / 16 * 0.4**2 + gamma**2 * 3 / 16 * 2**2
+    expected = 0.3 * (np.sqrt(2 * L * variance / 4) + 7 / 3 * 2 * L / 4)
+    assert learner.bonus()[0, 1] == pytest.approx(expected)
+    # Without any variance the fast term is left.
+    assert learner.bonus()[1, 0] == pytest.approx(0.3 * 7 / 3 * 2 * L / 20)
+
+
+def test_bernstein_bonus_at_known_values_and_counts():
+    check_bernstein_bonus(BernsteinUCBVI)
+
+    class WithoutEnds(BernsteinUCBVI):
+        """Takes the variance over what goes on alone."""
+
+        def variance_of_values(self):
+            ends = self.table(self.statistics.n_terminated) / np.maximum(self.n, 1)
+            return super().variance_of_values() * (ends == 0)
+
+    class Undiscounted(BernsteinUCBVI):
+        def variance_of_values(self):
+            return super().variance_of_values() / self.gamma**2
+
+    for fault in (WithoutEnds, Undiscounted, UCBVI):
+        with pytest.raises(AssertionError):
+            check_bernstein_bonus(fault)
+
+
+@pytest.mark.parametrize("constant", BernsteinUCBVI.constants)
+def test_bernstein_ucb_vi_swims_up_the_river(constant):
+    run = cell(method="UCB-VI, Bernstein", constant=constant, episodes=30)
+    row = score_cell(run, None)[0]
+    assert row["solved"] is not None
+    assert row["regret"] < 10
 
 
 def test_psrl_draws_have_the_posterior_mean():

@@ -19,6 +19,12 @@ its own process alone, so run it with one job.
 """
 
 from pretraining.benchmark.baselines.online.boltzmann import Boltzmann
+from pretraining.benchmark.baselines.online.continuing import (
+    IMEDRL,
+    KLUCRL,
+    UCRL2B,
+    UCRL3,
+)
 from pretraining.benchmark.baselines.online.learner import Learner
 from pretraining.benchmark.baselines.online.psrl import PSRL
 from pretraining.benchmark.baselines.online.q_learning import (
@@ -27,13 +33,18 @@ from pretraining.benchmark.baselines.online.q_learning import (
 )
 from pretraining.benchmark.baselines.online.seed_learner import SeedLearner
 from pretraining.benchmark.baselines.online.tabrl_agent import Tabrl
-from pretraining.benchmark.baselines.online.ucbvi import UCBVI
+from pretraining.benchmark.baselines.online.ucbvi import UCBVI, BernsteinUCBVI
 from pretraining.benchmark.baselines.online.value_iteration import ValueIteration
 
 __all__ = [
+    "IMEDRL",
+    "KLUCRL",
     "LEARNERS",
     "PSRL",
     "UCBVI",
+    "UCRL2B",
+    "UCRL3",
+    "BernsteinUCBVI",
     "Boltzmann",
     "FixedRateQLearning",
     "Learner",
@@ -77,3 +88,8 @@ register(ValueIteration)
 register(Boltzmann)
 register(SeedLearner)
 register(FixedRateQLearning)
+register(BernsteinUCBVI)
+register(UCRL3)
+register(KLUCRL)
+register(IMEDRL)
+register(UCRL2B)

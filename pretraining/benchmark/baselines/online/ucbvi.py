@@ -1,4 +1,4 @@
-"""UCB-VI: optimal for the observed frequencies with a bonus on the rewards."""
+"""UCB-VI, with Hoeffding and with Bernstein bonuses on the rewards."""
 
 from __future__ import annotations
 
@@ -50,10 +50,54 @@ class UCBVI(ValueIteration):
 
     def optimistic_reward(self) -> NDArray[np.float64]:
         """Return mean rewards plus bonuses (S, A)."""
+        high = self.reward_range[1]
+        reward = np.minimum(self.mean_reward + self.bonus(), high)
+        return np.where(self.n > 0, reward, high / (1 - self.gamma))
+
+    def bonus(self) -> NDArray[np.float64]:
+        """Return the bonuses (S, A), in units of the rewards."""
         low, high = self.reward_range
-        n = self.n
-        log_term = np.log(2 * n.size / self.delta)
-        width = np.sqrt(log_term / (2 * np.maximum(n, 1)))
-        bonus = self.constant * (high - low) * width
-        reward = np.minimum(self.mean_reward + bonus, high)
-        return np.where(n > 0, reward, high / (1 - self.gamma))
+        width = np.sqrt(self.log_term / (2 * np.maximum(self.n, 1)))
+        return self.constant * (high - low) * width
+
+    @property
+    def log_term(self) -> float:
+        """Logarithm of 2 S A / delta, in which the bounds hold for all pairs."""
+        return np.log(2 * self.n_states * self.n_actions / self.delta)
+
+
+class BernsteinUCBVI(UCBVI):
+    r"""UCB-VI with Bernstein bonuses (Azar et al. 2017), discounted and stationary.
+
+    The bonus of a pair is the bound of Maurer and Pontil (2009) on the mean of
+    :math:`r + \gamma v(s')`, with :math:`L = \log(2 S A / \delta)`:
+
+    .. math:: c \, \Bigl(\sqrt{2 L \, [\widehat{\mathrm{Var}}(r)
+              + \gamma^2 \, \widehat{\mathrm{Var}}(v(s'))] / n(s, a)}
+              + \tfrac{7}{3} (r_{max} - r_{min}) L / n(s, a)\Bigr).
+
+    The values v are those of the last plan, 0 after termination. The variances are of
+    the observed frequencies. As for UCB-VI, the range in the last term is that of the
+    rewards, and rewards with the bonus are at most :math:`r_{max}`.
+    """
+
+    name = "UCB-VI, Bernstein"
+
+    def bonus(self) -> NDArray[np.float64]:
+        """Return the bonuses (S, A), in units of the rewards."""
+        low, high = self.reward_range
+        n = np.maximum(self.n, 1)
+        square = self.table(self.statistics.reward_sq_sum) / n - self.mean_reward**2
+        variance = np.maximum(square, 0) + self.gamma**2 * self.variance_of_values()
+        slow = np.sqrt(2 * self.log_term * variance / n)
+        fast = 7 / 3 * (high - low) * self.log_term / n
+        return self.constant * (slow + fast)
+
+    def variance_of_values(self) -> NDArray[np.float64]:
+        """Return the variance (S, A) of the value of what follows each pair."""
+        v = self._v_followed
+        if v is None:  # before the first plan, when all states are worth the same
+            return np.zeros((self.n_states, self.n_actions))
+        transition = assemble(*self.frequencies(), (self.n_states, self.n_actions))
+        mean, square = transition @ v, transition @ v**2
+        return np.maximum(square - mean**2, 0).reshape(self.n_states, self.n_actions)
