@@ -8,28 +8,34 @@ import numpy as np
 import pytest
 
 from pretraining.benchmark.baselines.online import (
+    LEARNERS,
     PSRL,
     UCBVI,
+    BernsteinUCBVI,
+    Boltzmann,
+    FixedRateQLearning,
     Learner,
     QLearning,
+    Tabrl,
     ValueIteration,
-    optimal_values,
+    register,
 )
 from pretraining.benchmark.cells import read_results
 from pretraining.benchmark.environments import environment
 from pretraining.benchmark.exact import policy_iteration
 from pretraining.benchmark.parts import online
-from pretraining.benchmark.parts.online import (
-    QUICK,
-    TABRL,
-    Protocol,
-    Simulator,
-    executed,
+from pretraining.benchmark.parts.online.protocol import QUICK, Protocol
+from pretraining.benchmark.parts.online.scoring import (
     good_value,
     make_learner,
     score_cell,
     solved,
+    sum_up,
 )
+from pretraining.benchmark.parts.online.simulator import Simulator
+from pretraining.benchmark.regret import followed_regret
+
+TABRL = Tabrl.name
 
 
 def rng() -> np.random.Generator:
@@ -59,7 +65,7 @@ def test_planning_agrees_with_policy_iteration_from_any_start(name):
     expected = policy_iteration(env.transition, *args)
     start = rng().normal(size=env.n_states) * 100
     for transition in (env.transition, env.transition.toarray()):
-        q = optimal_values(transition, *args, start)
+        q = policy_iteration(transition, *args, start, n_sweeps=20)
         np.testing.assert_allclose(q, expected, atol=1e-7)
 
 
@@ -71,7 +77,7 @@ def test_planning_finds_the_best_of_all_deterministic_policies():
     for actions in product(range(2), repeat=3):
         P, r = transition[range(3), actions], reward[range(3), actions]
         values.append(np.linalg.solve(np.eye(3) - gamma * P, r))
-    q = optimal_values(transition.reshape(6, 3), reward, gamma)
+    q = policy_iteration(transition.reshape(6, 3), reward, gamma)
     np.testing.assert_allclose(q.max(axis=1), np.max(values, axis=0))
 
 
@@ -107,7 +113,7 @@ def test_terminated_transitions_have_no_continuation():
 
 
 def test_boltzmann_policy_has_the_odds_of_its_values():
-    learner = ValueIteration(1, 2, 0.5, (0.0, 1.0), rng(), temperature=0.3)
+    learner = Boltzmann(1, 2, 0.5, (0.0, 1.0), rng())
     learner.observe(0, 0, 0.6, 0, True, False)
     learner.observe(0, 1, 0.0, 0, True, False)
     learner.begin()
@@ -116,7 +122,7 @@ def test_boltzmann_policy_has_the_odds_of_its_values():
 
 
 def test_ucb_vi_bonus_at_known_counts():
-    learner = UCBVI(2, 3, 0.9, (-1.0, 4.0), rng(), c=0.1, delta=0.2)
+    learner = UCBVI(2, 3, 0.9, (-1.0, 4.0), rng(), 0.1, delta=0.2)
     for _ in range(4):
         learner.observe(0, 1, 0.5, 1, False, False)
     learner.observe(0, 2, 3.9, 1, False, False)
@@ -128,7 +134,7 @@ def test_ucb_vi_bonus_at_known_counts():
 
 
 def test_ucb_vi_goes_far_to_try_what_is_new():
-    learner = UCBVI(4, 2, 0.99, (0.0, 1.0), rng(), c=0.1)
+    learner = UCBVI(4, 2, 0.99, (0.0, 1.0), rng(), 0.1)
     for _ in range(100):
         for s in range(4):
             learner.observe(s, 0, 0.5, s, False, False)
@@ -136,6 +142,53 @@ def test_ucb_vi_goes_far_to_try_what_is_new():
         learner.observe(s, 1, 0.0, s + 1, False, False)
     learner.begin()  # action 1 of the last state is left
     np.testing.assert_array_equal(learner.policy()[:, 1], 1)
+
+
+def check_bernstein_bonus(kind: type[UCBVI]) -> None:
+    """Three visits that lead to a state worth 2, and a fourth that ends."""
+    gamma = 0.5
+    learner = kind(2, 2, gamma, (-1.0, 1.0), rng(), 0.3, delta=0.2)
+    for _ in range(20):
+        learner.observe(1, 0, 1.0, 1, False, False)
+        learner.observe(1, 1, 1.0, 1, False, False)
+        learner.observe(0, 0, 0.0, 0, True, False)
+    learner.begin()  # all bonuses of state 1 are cut off: it is worth 1 / (1 - 0.5)
+    for terminated in (False, False, False, True):
+        learner.observe(0, 1, 0.4 * terminated, 1, terminated, False)
+    L = np.log(2 * 2 * 2 / 0.2)
+    # Two values with the odds 3 : 1 have the variance 3 / 16 of their distance squared.
+    variance = 3 / 16 * 0.4**2 + gamma**2 * 3 / 16 * 2**2
+    expected = 0.3 * (np.sqrt(2 * L * variance / 4) + 7 / 3 * 2 * L / 4)
+    assert learner.bonus()[0, 1] == pytest.approx(expected)
+    # Without any variance the fast term is left.
+    assert learner.bonus()[1, 0] == pytest.approx(0.3 * 7 / 3 * 2 * L / 20)
+
+
+def test_bernstein_bonus_at_known_values_and_counts():
+    check_bernstein_bonus(BernsteinUCBVI)
+
+    class WithoutEnds(BernsteinUCBVI):
+        """Takes the variance over what goes on alone."""
+
+        def variance_of_values(self):
+            ends = self.table(self.statistics.n_terminated) / np.maximum(self.n, 1)
+            return super().variance_of_values() * (ends == 0)
+
+    class Undiscounted(BernsteinUCBVI):
+        def variance_of_values(self):
+            return super().variance_of_values() / self.gamma**2
+
+    for fault in (WithoutEnds, Undiscounted, UCBVI):
+        with pytest.raises(AssertionError):
+            check_bernstein_bonus(fault)
+
+
+@pytest.mark.parametrize("constant", BernsteinUCBVI.constants)
+def test_bernstein_ucb_vi_swims_up_the_river(constant):
+    run = cell(method="UCB-VI, Bernstein", constant=constant, episodes=30)
+    row = score_cell(run, None)[0]
+    assert row["solved"] is not None
+    assert row["regret"] < 10
 
 
 def test_psrl_draws_have_the_posterior_mean():
@@ -169,7 +222,7 @@ def test_q_learning_updates():
     learner.observe(0, 0, 0.0, 1, True, False)  # rate 11 / 12, nothing follows
     assert learner.q[0, 0] == pytest.approx(9.5 / 12)
     np.testing.assert_array_equal(learner.policy(), [[0, 1], [0.5, 0.5]])
-    fixed = QLearning(2, 2, 0.9, (0.0, 1.0), rng(), rate=0.1)
+    fixed = FixedRateQLearning(2, 2, 0.9, (0.0, 1.0), rng())
     fixed.observe(0, 0, 0.0, 1, True, False)
     assert fixed.q[0, 0] == pytest.approx(9)
 
@@ -214,11 +267,11 @@ def test_solved_needs_eight_in_a_row():
 
 
 def test_regret_of_an_optimal_and_of_the_uniform_policy():
-    found = online.regret([1.0, 0.0, -5.0])
+    found = sum_up([0.0, 1.0, 6.0])
     assert found["regret"] == pytest.approx(0 + 1 + 2)
     assert found["regret_unclipped"] == pytest.approx(0 + 1 + 6)
     assert found["curve"] == [[1, 0.0], [2, 1.0], [3, 3.0]]
-    assert len(online.regret(np.zeros(1000))["curve"]) == 60
+    assert len(sum_up(np.zeros(1000))["curve"]) == 60
     row = score_cell(cell(method="random + VI", constant=None), None)[0]
     assert row["regret"] == pytest.approx(30)
 
@@ -294,6 +347,50 @@ def test_run_writes_rows_and_goes_on_with_them(tmp_path):
     assert path.stat().st_size == size
 
 
+@pytest.fixture
+def registry():
+    """Forget what a test registers."""
+    before = dict(LEARNERS)
+    yield
+    LEARNERS.clear()
+    LEARNERS.update(before)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_method_of_ones_own_is_one_class_and_one_registration():
+    class Always(Learner):
+        """Takes the same action everywhere."""
+
+        name = "always"
+        constants = (0, 1)
+
+        def begin(self):
+            self.follow(np.eye(self.n_actions)[[self.constant] * self.n_states])
+
+        def exploit(self):
+            return self.policy()
+
+    register(Always)
+    protocol = Protocol(
+        environments=("RiverSwim-6",),
+        methods=("always",),
+        n_seeds=2,
+        n_episodes=10,
+        convergence_seeds=0,
+        sizes=(),
+        checkpoint=None,
+    )
+    rows = online.run(protocol, progress_bar=False)
+    assert [row["constant"] for row in rows] == [0, 0, 1, 1]
+    # To swim against the current all the time is optimal there.
+    assert [row["regret"] for row in rows[2:]] == pytest.approx([0, 0], abs=1e-9)
+    assert [row["solved"] for row in rows] == [None, None, 1, 1]
+    with pytest.raises(ValueError, match="'always' is taken by Always"):
+        register(Always)
+    with pytest.raises(ValueError, match="Got 'never'; there are tabrl"):
+        Protocol(methods=("never",)).cells()
+
+
 # tabrl
 
 
@@ -347,28 +444,33 @@ class Changing(Learner):
 
 
 @pytest.mark.parametrize("name", ["gridworld-3x3", "FrozenLake-v1"])
-def test_executed_value_is_that_of_all_policies_in_turn(name):
+def test_followed_regret_is_that_of_all_policies_in_turn(name):
     env = environment(name, 0.9)
     learner = Changing(env.n_states, env.n_actions, 0.9, (-1.0, 10.0), rng())
-    learner.policies = rng().dirichlet(np.ones(env.n_actions), (3, env.n_states))
+    learner.policies = list(rng().dirichlet(np.ones(env.n_actions), (3, env.n_states)))
     # By backward induction over the first steps.
     v = env.policy_value(learner.policies[2])
     for step in (3, 2, 1, 0):
         pi = learner.policies[min(step, 1)]
         q = env.expected_reward + 0.9 * (env.transition @ v).reshape(pi.shape)
         v = (pi * q).sum(1)
-    expected = float(env.start @ env.normalise(v))
+    expected = 1 - float(env.start @ env.normalise(v))
 
-    def value(pi):
-        return env.normalise(env.policy_value(pi))
+    losses = [1 - env.normalise(env.policy_value(pi)) for pi in learner.policies]
+
+    def loss(pi):
+        return next(
+            of for of, one in zip(losses, learner.policies, strict=True) if one is pi
+        )
 
     simulator, scores = Simulator(env, 0), []
     for _ in range(4000):
         learner.begin()
-        scores.append(executed(env, value, simulator.episode(learner)))
+        policies = simulator.episode(learner)
+        scores.append(followed_regret(policies, loss, env.gamma, env.start))
     error = np.std(scores) / np.sqrt(len(scores))
     assert np.mean(scores) == pytest.approx(expected, abs=4 * error)
-    first = float(env.start @ value(learner.policies[0]))
+    first = float(env.start @ loss(learner.policies[0]))
     assert abs(first - expected) > 10 * error  # scoring the first would be seen
 
 

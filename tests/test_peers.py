@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
-from pretraining.benchmark import baselines as documented_methods
 from pretraining.benchmark.baselines import packages as peers
 from pretraining.benchmark.baselines.offline import LoggedData, neural
 from pretraining.benchmark.baselines.quantecon_planner import quantecon_values
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment, forest
-from pretraining.benchmark.exact import evaluate, policy_iteration
 from pretraining.benchmark.parts import offline
 
 # These packages warn of their own dependencies.
@@ -38,60 +33,6 @@ def test_forest_is_pymdptoolboxs(n_states):
     found = env.transition.toarray().reshape(n_states, 2, n_states).swapaxes(0, 1)
     np.testing.assert_allclose(found, P)
     np.testing.assert_allclose(env.expected_reward, R)
-
-
-def test_one_hot_env_passes_gymnasiums_checks():
-    env = peers.OneHotEnv(environment("FrozenLake-v1", 0.99), max_steps=10)
-    check_env(env, skip_render_check=True)
-
-
-def test_one_hot_env_is_the_process():
-    process = environment("RiverSwim-6", 0.99)
-    env = peers.OneHotEnv(process, max_steps=20)
-    rng, counts = np.random.default_rng(0), np.zeros((6, 2, 6))
-    for episode in range(400):
-        observation, _ = env.reset(seed=episode)
-        assert observation.argmax() == 0
-        for step in range(20):
-            state, action = (
-                observation.argmax(),
-                int(rng.integers(2) or rng.integers(2)),
-            )
-            observation, reward, terminated, truncated, _ = env.step(action)
-            counts[state, action, observation.argmax()] += 1
-            assert reward in process.reward[state, action]
-            assert not terminated
-            assert truncated == (step == 19)
-    n = counts.sum(axis=2)
-    busy = n > 300
-    assert busy.sum() >= 4
-    P = process.transition.toarray().reshape(6, 2, 6)
-    error = counts / np.maximum(n, 1)[..., None] - P
-    assert np.abs(error[busy]).max() < 5 * np.sqrt(0.25 / 300)
-
-
-def test_one_hot_env_terminates_where_the_process_does():
-    env = peers.OneHotEnv(environment("bandit-10", 0.99), max_steps=1)
-    env.reset(seed=0)
-    _, _, terminated, truncated, _ = env.step(3)
-    assert terminated
-    assert not truncated
-
-
-@pytest.mark.parametrize("name", ["FrozenLake-v1", "CliffWalking-v1"])
-def test_the_documented_outside_method_plans_the_observed_process(name):
-    pytest.importorskip("mdptoolbox", reason=f"pymdptoolbox {HINT}")
-    text = documented_methods.__doc__
-    code = text[text.index("    import numpy") : text.index("`LoggedData` says")]
-    scope = {}
-    exec(textwrap.dedent(code), scope)
-    env = environment(name, 0.95)
-    log = env.simulate(env.uniform_policy, 3000, np.random.default_rng(0))
-    data = LoggedData.from_log(log, 0.95, env.uniform_policy)
-    found = scope["MDPToolbox"]().policy(data, None)
-    q = policy_iteration(data.transition, data.mean_reward, 0.95)
-    v = evaluate(data.transition, data.mean_reward, 0.95, found)
-    np.testing.assert_allclose(v, q.max(axis=1), atol=1e-9)
 
 
 def test_d3rlpy_data_set_keeps_each_transition():
@@ -161,17 +102,6 @@ def test_d3rlpys_cells_are_scored_with_each_constant(monkeypatch):
     rows = offline.score_cell(cell, protocol)
     found = [(row["method"], row["constant"]) for row in rows]
     assert found == [("DiscreteCQL", 0.1), ("DiscreteCQL", 1.0), ("DiscreteBCQ", None)]
-
-
-def test_dqn_learns_online_and_records_its_policies():
-    pytest.importorskip("stable_baselines3", reason=f"stable-baselines3 {HINT}")
-    env = environment("gridworld-3x3", 0.9)
-    records = peers.dqn_policies(env, n_episodes=40, every=10, seed=0, max_steps=20)
-    assert [episodes for episodes, _, _ in records] == [0, 10, 20, 30, 40]
-    assert env.normalised_value(records[-1][1]) > 0.9
-    assert records[-1][2] == pytest.approx(0.05)
-    for _, pi, _ in records:
-        np.testing.assert_array_equal(np.sort(pi, axis=1), [[0, 0, 0, 1]] * 9)
 
 
 def test_missing_says_what_is_left_out(capsys):

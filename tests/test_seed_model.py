@@ -10,18 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pretraining.benchmark.baselines.seed_model import (
+from pretraining.benchmark.baselines.online import SeedLearner
+from pretraining.benchmark.baselines.seed_model import SeedModel, load, policies
+from pretraining.benchmark.baselines.seed_model.training import (
     CONFIG,
-    SeedLearner,
-    SeedModel,
     cross_entropy,
-    load,
-    policies,
     train,
 )
 from pretraining.benchmark.environments import environment
 from pretraining.benchmark.parts.offline import simulate_log
-from pretraining.benchmark.parts.online import Simulator
+from pretraining.benchmark.parts.online.simulator import Simulator
 from pretraining.recipe.simulate import Log
 from pretraining.recipe.train import Groups
 from tabrl._features import StatisticsBatch, build_features
@@ -195,7 +193,7 @@ def lake_learner(seed: int) -> SeedLearner:
     env = environment("slippery-lake", 0.99)
     rng = np.random.default_rng(seed)
     args = (env.n_states, env.n_actions, env.gamma, (-1.0, 1.0), rng)
-    return SeedLearner(*args, model=random_model())
+    return SeedLearner(*args, seed_model=random_model())
 
 
 def play(seed: int, n_episodes: int = 5) -> SeedLearner:

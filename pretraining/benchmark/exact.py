@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
+Transition = NDArray[np.float64] | sparse.csr_array
+
 # Below this number of states a dense solve is faster than a sparse one.
 _DENSE_STATES = 128
 _SWEEPS = 50
@@ -65,18 +67,20 @@ def evaluate(
 
 
 def _solve(
-    transition: sparse.csr_array, reward: NDArray[np.float64], gamma: float
+    transition: Transition, reward: NDArray[np.float64], gamma: float
 ) -> NDArray[np.float64]:
     n_states = len(reward)
-    if n_states <= _DENSE_STATES:
-        dense = np.eye(n_states) - gamma * transition.toarray()
+    if not isinstance(transition, np.ndarray) and n_states <= _DENSE_STATES:
+        transition = transition.toarray()
+    if isinstance(transition, np.ndarray):
+        dense = np.eye(n_states) - gamma * transition
         return np.linalg.solve(dense, reward).astype(np.float64, copy=False)
     system = sparse.eye_array(n_states, format="csc") - gamma * transition.tocsc()
     return spsolve(system, reward)
 
 
 def action_values(
-    transition: sparse.csr_array,
+    transition: Transition,
     reward: NDArray[np.float64],
     gamma: float,
     v: NDArray[np.float64],
@@ -86,7 +90,11 @@ def action_values(
 
 
 def policy_iteration(
-    transition: sparse.csr_array, reward: NDArray[np.float64], gamma: float
+    transition: Transition,
+    reward: NDArray[np.float64],
+    gamma: float,
+    guess: NDArray[np.float64] | None = None,
+    n_sweeps: int = _SWEEPS,
 ) -> NDArray[np.float64]:
     """Optimal action values by Howard's policy iteration.
 
@@ -95,12 +103,16 @@ def policy_iteration(
 
     Parameters
     ----------
-    transition : csr_array of shape (S * A, S)
+    transition : array or csr_array of shape (S * A, S)
         Probabilities of the successors that do not end the episode.
     reward : array of shape (S, A)
         Expected rewards.
     gamma : float
         Discount factor in [0, 1).
+    guess : array of shape (S,), optional
+        State values that the sweeps start from; the largest rewards by default.
+    n_sweeps : int
+        Sweeps of value iteration before the first policy.
 
     Returns
     -------
@@ -109,8 +121,8 @@ def policy_iteration(
     """
     n_states, n_actions = reward.shape
     states = np.arange(n_states)
-    v = reward.max(axis=1)
-    for _ in range(_SWEEPS):
+    v = reward.max(axis=1) if guess is None else guess
+    for _ in range(n_sweeps):
         v = action_values(transition, reward, gamma, v).max(axis=1)
     q = action_values(transition, reward, gamma, v)
     action = q.argmax(axis=1)

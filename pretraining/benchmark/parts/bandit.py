@@ -10,78 +10,17 @@ the same reward.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
+from pretraining.benchmark.baselines.bandit import BANDITS, BanditMethod, Tabrl
 from pretraining.benchmark.cells import Cell, Row, run_part
-
-TABRL = "tabrl"
-GAMMA = 0.99
-
-# Pulls and successes of each arm, (runs, K) both, the number of the pull from 1, the
-# horizon and a source of randomness; gives the index of each arm, the largest of
-# which is pulled.
-Index = Callable[
-    [NDArray[np.int64], NDArray[np.int64], int, int, np.random.Generator],
-    NDArray[np.float64],
-]
-
-
-def thompson(
-    n: NDArray[np.int64],
-    successes: NDArray[np.int64],
-    pull: int,
-    horizon: int,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Draw from the posteriors."""
-    return rng.beta(1 + successes, 1 + n - successes)
-
-
-def bayes_ucb(
-    n: NDArray[np.int64],
-    successes: NDArray[np.int64],
-    pull: int,
-    horizon: int,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Return the quantiles 1 - 1 / t of the posteriors (Kaufmann et al. 2012)."""
-    # The same few counts occur in many runs, and the quantile is slow.
-    pairs, inverse = np.unique(
-        n * (horizon + 1) + successes, return_inverse=True, sorted=False
-    )
-    tried, won = np.divmod(pairs, horizon + 1)
-    quantile = betaincinv(1.0 + won, 1.0 + tried - won, 1 - 1 / pull)
-    return quantile[inverse].reshape(n.shape)
-
-
-def ucb1(
-    n: NDArray[np.int64],
-    successes: NDArray[np.int64],
-    pull: int,
-    horizon: int,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Return the upper bounds of Auer et al. (2002); each arm is pulled once first."""
-    tried = np.maximum(n, 1)
-    bound = successes / tried + np.sqrt(2 * np.log(pull) / tried)
-    return np.where(n > 0, bound, np.inf)
-
-
-INDICES: dict[str, Index] = {
-    "Bayes-UCB": bayes_ucb,
-    "Thompson": thompson,
-    "UCB1": ucb1,
-}
-METHODS = (TABRL, *INDICES)
 
 
 def bayes_optimal_regret(n_arms: int, horizon: int) -> float:
@@ -165,10 +104,12 @@ class Protocol:
         """Parameters of each cell."""
         cells: list[Row] = []
         for setting, n_blocks in zip(self.settings, self.tabrl_blocks, strict=True):
-            indices = INDICES if self.baselines else ()
-            runs = [*product(indices, range(setting.n_blocks))]
-            if self.checkpoint is not None:
-                runs = [*product((TABRL,), range(n_blocks)), *runs]
+            runs = []
+            for name, method in BANDITS.items():
+                if method.is_baseline and self.baselines:
+                    runs += [(name, block) for block in range(setting.n_blocks)]
+                elif not method.is_baseline and self.checkpoint is not None:
+                    runs += [(name, block) for block in range(n_blocks)]
             cells += [
                 {
                     "part": "bandit",
@@ -198,70 +139,6 @@ def draw_bandits(
     return means, rng.random((size, n_arms, horizon)) < means[:, :, None]
 
 
-def index_regret(
-    index: Index,
-    means: NDArray[np.float64],
-    rewards: NDArray[np.bool_],
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Play bandits by an index, ties at random; returns the regret of each, (runs,)."""
-    size, n_arms = means.shape
-    horizon = rewards.shape[2]
-    run = np.arange(size)
-    n, successes = np.zeros((2, size, n_arms), dtype=np.int64)
-    regret = np.zeros(size)
-    for pull in range(1, horizon + 1):
-        value = index(n, successes, pull, horizon, rng)
-        best = value >= value.max(axis=1, keepdims=True) - 1e-12
-        arm = np.where(best, rng.random(best.shape), -1.0).argmax(axis=1)
-        successes[run, arm] += rewards[run, arm, n[run, arm]]
-        n[run, arm] += 1
-        regret += means.max(axis=1) - means[run, arm]
-    return regret
-
-
-def tabrl_regret(
-    means: NDArray[np.float64],
-    rewards: NDArray[np.bool_],
-    checkpoint: str,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Play bandits by tabrl's agent, which plans before each pull.
-
-    Parameters
-    ----------
-    means : array of shape (runs, K)
-        Means of the arms.
-    rewards : bool array of shape (runs, K, horizon)
-        Reward of each pull of each arm.
-    checkpoint : str
-        What `OnlineAgent` takes.
-    rng : numpy.random.Generator
-        Seeds the agents.
-
-    Returns
-    -------
-    array of shape (runs,)
-        The regret of each.
-    """
-    from tabrl import OnlineAgent
-
-    n_arms, horizon = rewards.shape[1:]
-    regret = np.zeros(len(means))
-    for run, (mean, reward) in enumerate(zip(means, rewards, strict=True)):
-        agent = OnlineAgent(
-            *(1, n_arms, GAMMA, (0, 1), checkpoint),
-            random_state=int(rng.integers(2**31)),
-        )
-        n_pulls = [0] * n_arms
-        for _ in range(horizon):
-            arm = agent.act(0)
-            agent.observe(0, arm, float(reward[arm, n_pulls[arm]]), None, True)
-            n_pulls[arm] += 1
-            regret[run] += mean.max() - mean[arm]
-    return regret
-
-
 def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
     """Play one block of bandits.
 
@@ -280,12 +157,14 @@ def score_cell(cell: Cell, checkpoint: str | None) -> list[Row]:
     shape = (cell["arms"], cell["horizon"], cell["size"])
     means, rewards = draw_bandits(*shape, cell["seed"])
     rng = np.random.default_rng([zlib.crc32(cell["method"].encode()), cell["seed"]])
-    if cell["method"] != TABRL:
-        regret = index_regret(INDICES[cell["method"]], means, rewards, rng)
-    elif checkpoint is None:
-        raise ValueError("tabrl needs a checkpoint. Got None.")
+    kind = BANDITS[cell["method"]]
+    if kind is Tabrl:
+        if checkpoint is None:
+            raise ValueError("tabrl needs a checkpoint. Got None.")
+        method: BanditMethod = Tabrl(checkpoint)
     else:
-        regret = tabrl_regret(means, rewards, checkpoint, rng)
+        method = kind()
+    regret = method.play(means, rewards, rng)
     return [{"run": run, "regret": float(value)} for run, value in enumerate(regret)]
 
 
