@@ -352,5 +352,6 @@ def _place(value: float | str | None) -> tuple[Any, ...]:
     if not isinstance(value, str):
         return (1, value)
     # Texts and numbers alternate, so that like is compared with like.
-    parts = re.split(r"(\d+)", value)
-    return (2, *(int(part) if i % 2 else part for i, part in enumerate(parts)))
+    parts = re.split(r"(\d+)", value.casefold())
+    numbered = (int(part) if i % 2 else part for i, part in enumerate(parts))
+    return (2, *numbered, value)

@@ -86,6 +86,7 @@ def short_table(
     caption: str,
     columns: Mapping[str, Callable[[str], Any]],
     digits: int = 3,
+    tie: float = 1e-3,
 ) -> Table:
     """Set out tabrl and the best peers, seven lines at most, for README.
 
@@ -99,6 +100,8 @@ def short_table(
         What to show of a method beside its mean, by the column's name.
     digits : int, default=3
         Decimals.
+    tie : float, default=1e-3
+        For `won_tied_lost`.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def short_table(
     for name in sorted(means, key=lambda name: -means[name]):
         if not is_tabrl(name):
             peers.setdefault(family(name), name)
-    first, tie = ours[0], 10**-digits
+    first = ours[0]
     rows = []
     for name in [*ours, *list(peers.values())[: _SHORT - len(ours)]]:
         row = [name.replace(" best per environment in", " in"), scores.estimate(name)]

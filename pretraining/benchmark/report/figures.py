@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pretraining.benchmark.report import offline_figures as offline
 from pretraining.benchmark.report import online_figures as online
@@ -25,8 +27,10 @@ from pretraining.benchmark.report.rows import (
 )
 from pretraining.benchmark.report.scores import is_tabrl
 from pretraining.benchmark.report.style import headline
+from pretraining.benchmark.report.thresholds import compare_rows
 
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False}
+_COLOURS = 64
 Makers = dict[str, Callable[[], Figure]]
 
 
@@ -41,7 +45,9 @@ def _offline(rows: Sequence[Row]) -> Makers:
     }
     if any(map(is_tabrl, groups[0].methods)):
         makers["offline-curves"] = lambda: offline.curves_by_environment(groups)
-        makers["offline-ratios"] = lambda: offline.ratio_profiles(groups)
+        ratios = compare_rows(groups)
+        if ratios:
+            makers["offline-ratios"] = lambda: offline.ratio_profiles(ratios)
     if measured(rows, "coverage"):
         makers["offline-coverage"] = lambda: offline.coverage_by_size(rows)
     return makers
@@ -117,6 +123,9 @@ def draw_overview(summary: Mapping[str, Any], path: Path) -> list[Path]:
     if sizes is None or not any(is_tabrl(row[0]) for row in sizes["rows"]):
         return []
     with mpl.rc_context(_STYLE):
-        # At this resolution it stays below 60 kB, small enough to be committed.
-        offline.overview(sizes).savefig(path, dpi=110, bbox_inches="tight")
+        drawn = BytesIO()
+        offline.overview(sizes).savefig(drawn, dpi=110, bbox_inches="tight")
+    # Few colours make it small enough to be committed.
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(_COLOURS).save(path, optimize=True)
     return [path]

@@ -19,7 +19,7 @@ Loss = tuple[str, tuple[Any, ...], str, float, float, Estimate]
 
 def find_losses(
     groups: Sequence[Scores], keys: Sequence[str], tie: float = 1e-3
-) -> tuple[list[Loss], int]:
+) -> list[Loss]:
     """Find where a peer is better than tabrl beyond the interval.
 
     Parameters
@@ -35,19 +35,14 @@ def find_losses(
 
     Returns
     -------
-    losses : list
+    list
         For each policy of tabrl and place with a loss, the one to the peer that is
         the farthest ahead; the largest loss first.
-    n_places : int
-        How many policies and places were compared.
     """
     losses: list[Loss] = []
-    n_places = 0
     for scores in groups:
         ours = [name for name in scores.methods if is_tabrl(name)]
         peers = [n for n in scores.methods + scores.partial if not is_tabrl(n)]
-        places = _places(scores, keys)
-        n_places += len(ours) * len(places)
         for name in ours:
             worst: dict[tuple[Any, ...], Loss] = {}
             for peer in peers:
@@ -57,12 +52,7 @@ def find_losses(
                         worst[place] = loss
             losses += worst.values()
     losses.sort(key=lambda loss: -loss[-1][0])
-    return losses, n_places
-
-
-def _places(scores: Scores, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-    index = [scores.keys.index(key) for key in keys]
-    return list(dict.fromkeys(tuple(cell[i] for i in index) for cell in scores.cells))
+    return losses
 
 
 def _losses_to(
@@ -88,7 +78,11 @@ def _losses_to(
 
 
 def loss_table(
-    groups: Sequence[Scores], keys: Sequence[str], caption: str, digits: int = 3
+    groups: Sequence[Scores],
+    keys: Sequence[str],
+    caption: str,
+    digits: int = 3,
+    least_size: int = 0,
 ) -> Table:
     """Set out the largest losses.
 
@@ -100,12 +94,21 @@ def loss_table(
         What is scored.
     digits : int, default=3
         Decimals of the scores.
+    least_size : int, default=0
+        Entries of smaller logs are left out; `keys` must have "size" then.
     """
-    losses, n_places = find_losses(groups, keys, 10**-digits)
+    losses = find_losses(groups, keys, 10**-digits)
+    index = [groups[0].keys.index(key) for key in keys]
+    places = {
+        tuple(cell[i] for i in index) for scores in groups for cell in scores.cells
+    }
+    if least_size:
+        size = keys.index("size")
+        losses = [loss for loss in losses if loss[1][size] >= least_size]
+        places = {place for place in places if place[size] >= least_size}
     ours = [name for name in groups[0].methods if is_tabrl(name)]
     counts = ", ".join(
-        f"{sum(loss[0] == name for loss in losses)} of {n_places // len(ours)} "
-        f"for {name}"
+        f"{sum(loss[0] == name for loss in losses)} of {len(places)} for {name}"
         for name in ours
     )
     kind = " x ".join(keys)

@@ -33,10 +33,12 @@ from pretraining.benchmark.report.thresholds import (
 
 _KEYS = ("gamma", "environment", "behaviour", "size")
 _SCALE = "Normalised value: 0 is the uniform policy, 1 the optimal one."
-_TAILS = (
-    "10%-CVaR is the mean of the worst tenth of the logs of each cell. 1%-CVaR is the "
-    "mean of the worst hundredth of the logs of all environments together, for each "
-    "behaviour and size: a cell has too few logs for that."
+# From here on data should speak louder than any prior, so a loss weighs more.
+_LARGE = 1024
+_TAIL = "10%-CVaR is the mean of the worst tenth of the logs of each cell."
+_POOLED_TAIL = (
+    "1%-CVaR is the mean of the worst hundredth of the logs of all environments "
+    "together, for each behaviour and size: a cell has too few logs for that."
 )
 
 
@@ -98,23 +100,26 @@ def offline_tables(rows: Sequence[Row], *, aggregates: bool = False) -> Tables:
         row: list[Any] = [name, scores.estimate(name)]
         if aggregates:
             row.append(interquartile_mean(scores.values(name)))
-        row += [scores.estimate(name, tail_mean), pooled_tail_mean(scores, name)]
+        row.append(scores.estimate(name, tail_mean))
         return row + [scores.estimate(name, behaviour=level) for level in behaviours]
 
-    columns = ["method", "mean", *["interquartile mean"] * aggregates]
-    columns += ["10%-CVaR", "1%-CVaR", *(f"mean, {level}" for level in behaviours)]
+    columns = ["method", "mean", *["interquartile mean"] * aggregates, "10%-CVaR"]
+    columns += [f"mean, {level}" for level in behaviours]
     environments = environment_rows(scores, scores.methods)
     for few in fewer:
         for row in environment_rows(few, scores.methods):
             environments.append([f"{row[0]} ({len(few.seeds)} logs)", *row[1:]])
     tables = {
         "offline": table(
-            f"{stated} {_TAILS} With {STATED}.",
-            columns,
-            map(main_row, scores.methods),
+            f"{stated} {_TAIL} {_POOLED_TAIL} With {STATED}.",
+            [*columns, "1%-CVaR"],
+            [
+                [*main_row(name), pooled_tail_mean(scores, name)]
+                for name in scores.methods
+            ],
         ),
         "offline-constants": table(
-            f"{_SCALE} Each constant, the same in all environments. {_TAILS} With "
+            f"{_SCALE} Each constant, the same in all environments. {_TAIL} With "
             f"{STATED}.",
             columns,
             map(main_row, scores.tuned),
@@ -145,8 +150,11 @@ def _tables_of_tabrl(groups: Sequence[Scores], *, aggregates: bool) -> Tables:
     ratios = compare_rows(groups)
     tables = {
         "offline-losses": loss_table(groups, ("environment", "behaviour"), _SCALE),
-        "offline-losses-by-size": loss_table(
-            groups, ("environment", "behaviour", "size"), _SCALE
+        "offline-losses-large": loss_table(
+            groups,
+            ("environment", "behaviour", "size"),
+            f"{_SCALE} Logs of {_LARGE:,} transitions and more.",
+            least_size=_LARGE,
         ),
         "offline-falls": falls_table(groups),
     }

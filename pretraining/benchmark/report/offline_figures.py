@@ -23,7 +23,7 @@ from pretraining.benchmark.report.style import (
     short_name,
     styles,
 )
-from pretraining.benchmark.report.thresholds import LEVEL, compare_rows
+from pretraining.benchmark.report.thresholds import LEVEL, Ratios
 
 # Peers of the small panels: more lines cannot be told from each other there.
 _N_PEERS = 4
@@ -94,7 +94,8 @@ def curves_by_environment(groups: Sequence[Scores]) -> Figure:
         place = axes.get_subplotspec()
         if place is not None and place.is_first_col():
             axes.set_ylabel("normalised value", fontsize=8)
-    figure.supxlabel("transitions in the log", fontsize=9)
+    for axes in panels[-5:]:
+        axes.set_xlabel("transitions in the log", fontsize=8)
     legend_below(figure, panels[0], 3)
     return figure
 
@@ -114,9 +115,8 @@ def _log_sizes(axes: Axes) -> None:
     axes.grid(alpha=0.3)
 
 
-def ratio_profiles(groups: Sequence[Scores]) -> Figure:
+def ratio_profiles(found: Sequence[Ratios]) -> Figure:
     """Share of cells by how many times fewer rows tabrl's first policy needs."""
-    found = compare_rows(groups)
     first = found[0].method
     figure, (axes,) = new_panels(1, 1, (7.5, 5.0))
     chosen = [ratios for ratios in found if ratios.method == first]
@@ -139,9 +139,13 @@ def ratio_profiles(groups: Sequence[Scores]) -> Figure:
     axes.set_xlabel(f"rows of the peer by rows of {first}, to {LEVEL:g} of the optimum")
     axes.set_ylabel("share of cells with at least that ratio")
     axes.annotate(
-        f"{first} needs fewer rows", (0.98, 0.97), xycoords="axes fraction", ha="right",
-        va="top", fontsize=9,
-    )  # fmt: skip
+        f"right of the line {first} needs fewer rows",
+        (0.98, 0.97),
+        xycoords="axes fraction",
+        ha="right",
+        va="top",
+        fontsize=9,
+    )
     axes.grid(alpha=0.3)
     legend_below(figure, axes, 2)
     return figure

@@ -176,6 +176,7 @@ def _regret_tables(rows: Sequence[Row], *, aggregates: bool) -> Tables:
             "for 8 episodes.",
             (quartiles if aggregates else {}) | solved,
             digits=2,
+            tie=0.1,  # as in the comparison
         )
     return tables
 

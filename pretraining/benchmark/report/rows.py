@@ -54,15 +54,17 @@ def read_part(folder: Path, part: str) -> tuple[dict[str, Row], list[Row]]:
 
 def world_group(environment: str) -> str:
     """Tell whether an environment is foreign, or was there during development."""
-    return FOREIGN if environment in _foreign() else DEVELOPMENT
+    return FOREIGN if environment in foreign_names() else DEVELOPMENT
 
 
 def of_group(rows: Iterable[Row], group: str) -> list[Row]:
     """Return the rows of a group of environments."""
-    return [row for row in rows if world_group(row["environment"]) == group]
+    foreign, wanted = foreign_names(), group == FOREIGN
+    return [row for row in rows if (row["environment"] in foreign) == wanted]
 
 
-def _foreign() -> frozenset[str]:
+def foreign_names() -> frozenset[str]:
+    """Return the names of the environments that development never saw."""
     try:
         from pretraining.benchmark.environments import hardness
     except ImportError:

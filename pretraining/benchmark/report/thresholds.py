@@ -27,7 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretraining.benchmark.report.curves import World, learning_curves
-from pretraining.benchmark.report.intervals import Estimate, cell_draws, interval
+from pretraining.benchmark.report.intervals import (
+    Estimate,
+    cell_draws,
+    centred_interval,
+)
 from pretraining.benchmark.report.scores import Scores, family, is_tabrl
 from pretraining.benchmark.report.table import Table, table
 
@@ -103,7 +107,7 @@ def ratio(
 
 
 def geometric_mean(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Geometric mean over the first axis of the ratios that are there.
+    """Geometric mean over the first axis of the ratios that are there, NaN of none.
 
     Examples
     --------
@@ -111,8 +115,9 @@ def geometric_mean(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
     2.0
     """
     there = ~np.isnan(ratios)
-    logs = np.log(np.where(there, ratios, 1.0)).sum(axis=0)
-    return np.exp(logs / np.maximum(there.sum(axis=0), 1))
+    n_there = there.sum(axis=0)
+    logs = np.log(np.where(there, ratios, 1.0)).sum(axis=0) / np.maximum(n_there, 1)
+    return np.where(n_there > 0, np.exp(logs), np.nan)
 
 
 @dataclass(frozen=True)
@@ -144,8 +149,10 @@ class Ratios:
 
     def mean(self) -> Estimate:
         """Geometric mean with its interval, of resampled logs."""
-        low, high = interval(geometric_mean(self.draws)[None])
-        return [float(geometric_mean(self.values)), low, high]
+        value = float(geometric_mean(self.values))
+        drawn = geometric_mean(self.draws)
+        ends = centred_interval(np.log(value), np.log(drawn[~np.isnan(drawn)]))
+        return [value, *map(float, np.exp(ends))]
 
     def share(self, at_least: float) -> Estimate:
         """Share of the cells with a ratio that is at least so large."""
@@ -154,8 +161,9 @@ class Ratios:
             there = ~np.isnan(ratios)
             return (ratios >= at_least).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
 
-        low, high = interval(share(self.draws)[None])
-        return [float(share(self.values)), low, high]
+        value = float(share(self.values))
+        ends = np.clip(centred_interval(value, share(self.draws)), 0, 1)
+        return [value, *map(float, ends)]
 
 
 def compare_rows(groups: Sequence[Scores]) -> list[Ratios]:
@@ -170,7 +178,7 @@ def compare_rows(groups: Sequence[Scores]) -> list[Ratios]:
     -------
     list of Ratios
         By policy of tabrl, then in the order of the geometric means, the strongest
-        peer first.
+        peer first. A family is left out where there is no ratio at all.
     """
     needed: dict[str, dict[World, tuple[NDArray, NDArray]]] = {}
     largest: dict[World, int] = {}
@@ -197,6 +205,7 @@ def compare_rows(groups: Sequence[Scores]) -> list[Ratios]:
             _compare(needed, largest, ours, peer, names)
             for peer, names in families.items()
         ]
+        peers = [ratios for ratios in peers if not np.isnan(ratios.values).all()]
         found += sorted(peers, key=lambda ratios: ratios.mean()[0])
     return found
 
