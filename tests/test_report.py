@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import json
@@ -12,9 +13,22 @@ import numpy as np
 import pytest
 
 from pretraining.benchmark.__main__ import main
-from pretraining.benchmark.cells import ResultsError, read_results, run_cells
+from pretraining.benchmark.cells import (
+    ResultsError,
+    read_results,
+    run_cells,
+    sort_rows,
+)
+from pretraining.benchmark.parts import offline as offline_part
+from pretraining.benchmark.parts import online as online_part
 from pretraining.benchmark.parts.bandit import bayes_optimal_regret
-from pretraining.benchmark.report import summary as report
+from pretraining.benchmark.report import readme
+from pretraining.benchmark.report import rows as row_files
+from pretraining.benchmark.report import summary as summaries
+from pretraining.benchmark.report.bandit import bandit_tables
+from pretraining.benchmark.report.comparison import comparison_table
+from pretraining.benchmark.report.coverage import coverage_tables
+from pretraining.benchmark.report.curves import find_falls, learning_curves
 from pretraining.benchmark.report.intervals import (
     bootstrap,
     estimate,
@@ -22,22 +36,28 @@ from pretraining.benchmark.report.intervals import (
     interval,
     probability_of_improvement,
     tail_mean,
+    worst_share,
 )
+from pretraining.benchmark.report.losses import find_losses
+from pretraining.benchmark.report.offline import offline_scores, offline_tables
+from pretraining.benchmark.report.online import episodes, online_tables
+from pretraining.benchmark.report.readme import CHECKPOINT, ReportError
 from pretraining.benchmark.report.scores import Scores
-from pretraining.benchmark.report.tables import (
-    PARTS,
-    bandit_tables,
-    comparison_table,
-    episodes,
-    offline_tables,
-    online_tables,
-    speed_tables,
+from pretraining.benchmark.report.speed import speed_tables
+from pretraining.benchmark.report.summary import SUMMARY
+from pretraining.benchmark.report.table import markdown
+from pretraining.benchmark.report.tables import PARTS, part_tables
+from pretraining.benchmark.report.thresholds import (
+    compare_rows,
+    geometric_mean,
+    ratio,
+    rows_to_reach,
 )
 
 needs_rliable = pytest.mark.skipif(
     importlib.util.find_spec("rliable") is None, reason="rliable is not installed"
 )
-CHECKPOINT = json.loads(report.CHECKPOINT.read_text())["sha256"]
+WEIGHTS = json.loads(CHECKPOINT.read_text())["sha256"]
 
 
 # Statistics
@@ -219,7 +239,7 @@ def test_offline_tables_show_means_and_constants():
     assert line[1][0] == pytest.approx(values.mean(), abs=1e-5)
     assert line[1][1] < line[1][0] < line[1][2]
     assert line[2][0] == pytest.approx(values.min(axis=1).mean(), abs=1e-5)
-    text = report.markdown(tables["offline-environments"])
+    text = markdown(tables["offline-environments"])
     assert "(c = 0.1) |" in text.splitlines()[4]
     assert "(c = 1) |" in text.splitlines()[5]
     assert "4 logs in each of 8 cells" in tables["offline"]["caption"]
@@ -232,7 +252,7 @@ def test_markdown_of_each_kind_of_entry():
         "rows": [["x", 1234, -0.0001, [0.5, 0.25, 1.0, "c = 1"], None]],
         "digits": 2,
     }
-    assert report.markdown(table).splitlines() == [
+    assert markdown(table).splitlines() == [
         "About.",
         "",
         "| a | b | c | d | e |",
@@ -248,11 +268,11 @@ def online_row(part, name, method, seed, regret, solved, constant=None):
     return {**row, "curve": [[1, regret / 2], [300, regret]]}
 
 
-def online_rows():
+def online_rows(ours=30.0):
     rows = []
     for seed, name in itertools.product(range(4), ("RiverSwim-6", "DeepSea-6")):
         solved = 20 + seed if name == "RiverSwim-6" or seed else None
-        rows.append(online_row("regret", name, "tabrl", seed, 30.0 + seed, solved))
+        rows.append(online_row("regret", name, "tabrl", seed, ours + seed, solved))
         for constant in (0.1, 1.0):
             regret = 40.0 + seed - 5 * (constant == 1)
             rows.append(
@@ -329,12 +349,297 @@ def test_speed_table_gives_ratios_and_says_what_was_left_out():
     assert large[3:] == ["left out: one array of 3 GiB", None, None, None]
 
 
+# Headline figures
+
+
+def test_rows_to_reach_is_read_between_sizes_and_censored_beyond_them():
+    sizes = [16, 64, 256]
+    curves = np.array(
+        [
+            # at once, between, exactly at a size, never, and again after a fall
+            [0.95, 0.00, 0.5, 0.0, 0.95],
+            [0.96, 0.85, 0.9, 0.5, 0.70],
+            [0.97, 0.95, 1.0, 0.8, 1.10],
+        ]
+    )
+    found = rows_to_reach(sizes, curves)
+    np.testing.assert_allclose(found, [16, 128, 64, np.inf, 128])
+    # One curve by itself, at another level.
+    assert rows_to_reach(sizes, curves[:, 3], 0.8) == pytest.approx(256)
+
+
+def test_sizes_out_of_order_are_refused():
+    with pytest.raises(ValueError, match=r"must ascend.*\[64, 16\]"):
+        rows_to_reach([64, 16], np.zeros(2))
+    with pytest.raises(ValueError, match="for 3 rows"):
+        rows_to_reach([16, 64], np.zeros(3))
+
+
+def test_ratios_are_bounds_where_one_is_censored_and_missing_where_both_are():
+    ours = np.array([32.0, 256.0, np.inf, np.inf])
+    theirs = np.array([64.0, np.inf, 64.0, np.inf])
+    found = ratio(ours, theirs, 1024)
+    np.testing.assert_array_equal(found, [2, 4, 1 / 16, np.nan])
+    assert geometric_mean(found) == pytest.approx(0.5 ** (1 / 3))
+
+
+def curve_rows(curves, n_seeds=4, noise=0.0):
+    """Rows of methods with given means by size, in one environment."""
+    rng = np.random.default_rng(6)
+    return [
+        {
+            **{"part": "offline", "gamma": 0.99, "environment": name},
+            **{"behaviour": "uniform", "size": size, "seed": seed},
+            **{"method": method, "constant": None},
+            "value": mean + noise * rng.normal(),
+        }
+        for name, by_method in curves.items()
+        for method, means in by_method.items()
+        for size, mean in zip((16, 64, 256), means, strict=True)
+        for seed in range(n_seeds)
+    ]
+
+
+CE = "certainty equivalence, argmax", "certainty equivalence, random ties"
+LEARNING = {
+    "lake": {"tabrl, greedy": (0, 0.9, 1), CE[0]: (0, 0, 0.9), CE[1]: (0, 0.8, 1)},
+    "cliff": {"tabrl, greedy": (0, 0.5, 0.9), CE[0]: (0, 0, 0), CE[1]: (0.9, 1, 1)},
+    "sea": {"tabrl, greedy": (0, 0, 0), CE[0]: (0, 0, 0), CE[1]: (0, 0, 0)},
+    "swim": {"tabrl, greedy": (0, 0.9, 1), CE[0]: (0, 0, 0), CE[1]: (0, 0, 0)},
+}
+
+
+def test_rows_are_compared_with_the_better_of_a_family():
+    (found,) = compare_rows(offline_scores(sort_rows(curve_rows(LEARNING))))
+    assert (found.method, found.peer) == ("tabrl, greedy", "certainty equivalence")
+    ratios = {w[1]: x for w, x in zip(found.worlds, found.values, strict=True)}
+    expected = {"lake": 2, "cliff": 1 / 16, "sea": np.nan, "swim": 4}
+    assert ratios == pytest.approx(expected, nan_ok=True)
+    # Without noise the interval is the figure.
+    assert found.mean() == pytest.approx([0.5 ** (1 / 3)] * 3)
+    assert found.share(2.0) == pytest.approx([2 / 3] * 3)
+    assert found.at_least.sum() == 1
+    assert not found.at_most.any()
+    tables = part_tables("offline", curve_rows(LEARNING))
+    (row,) = tables["offline-rows"]["rows"]
+    assert row[-2:] == ["3, 1, 0, 1", "cliff, uniform: 0.06"]
+    (row,) = tables["short-rows"]["rows"]
+    assert row[-1] == "0.06: cliff, uniform"
+    cells = {line[0]: line[1] for line in tables["offline-ratios"]["rows"]}
+    assert cells["swim, uniform"] == ">4.00"
+    assert cells["sea, uniform"] is None
+
+
+def test_a_peer_without_its_last_size_is_noticed():
+    # A planted fault: it would be censored at 64 rows instead of 256.
+    found = [
+        row
+        for row in curve_rows(LEARNING)
+        if row["method"] != CE[0] or row["size"] < 256
+    ]
+    (scores,) = offline_scores(sort_rows(found))
+    assert scores.partial == [CE[0]]
+    (ratios,) = compare_rows([scores])
+    swim = ratios.worlds.index((0.99, "swim", "uniform"))
+    assert ratios.values[swim] == pytest.approx(4)
+
+
+def test_falls_are_found_with_their_interval():
+    curves = {
+        "lake": {"tabrl, greedy": (0.5, 0.9, 0.85)},
+        "cliff": {"tabrl, greedy": (0.5, 0.9, 0.89)},
+        "sea": {"tabrl, greedy": (0.9, 0.5, 0.4)},
+    }
+    groups = offline_scores(sort_rows(curve_rows(curves)))
+    falls = find_falls(learning_curves(groups, "tabrl, greedy"))
+    found = [(fall.world[1], fall.sizes, fall.amount) for fall in falls]
+    assert found == [
+        ("sea", (16, 64), pytest.approx([0.4] * 3)),
+        ("sea", (64, 256), pytest.approx([0.1] * 3)),
+        ("lake", (64, 256), pytest.approx([0.05] * 3)),
+    ]
+    assert all(fall.is_sure for fall in falls)
+    table = offline_tables(sort_rows(curve_rows(curves)))["offline-falls"]
+    assert "3 of 6 steps, 3 surely" in table["caption"]
+
+
+def test_a_fall_within_the_noise_is_not_sure():
+    curves = {"lake": {"tabrl, greedy": (0.5, 0.9, 0.87)}}
+    groups = offline_scores(sort_rows(curve_rows(curves, 20, noise=0.5)))
+    curve = learning_curves(groups, "tabrl, greedy")
+    before, after = (curve[0.99, "lake", "uniform"][size].mean() for size in (64, 256))
+    (fall,) = find_falls(curve, least=before - after - 1e-9)[-1:]
+    assert not fall.is_sure
+    assert not find_falls(curve, least=1.0)
+
+
+def test_one_percent_tail_is_pooled_over_cells():
+    values = np.arange(400.0).reshape(20, 20)
+    # The worst four of 400, all of the first cell.
+    value, low, high = worst_share([values, values + 100])
+    assert value == pytest.approx(51.5)
+    assert low < value < high
+    # 10% of one cell is the tail of `tail_mean`.
+    assert worst_share([values[:1]], 0.1)[0] == tail_mean(values)[0]
+    # Not a mean of the cells' own tails, which the other cells would raise.
+    assert worst_share([values])[0] < tail_mean(values).mean()
+
+
+def test_losses_are_to_the_strongest_peer_and_the_largest_first():
+    found = offline_rows()
+    for row in found:
+        if row["environment"] == "cliff" and row["behaviour"] == "uniform":
+            # Both are ahead of tabrl here, one by more.
+            if row["method"] == "certainty equivalence":
+                row["value"] += 0.5
+            if row["constant"] == 1.0:
+                row["value"] += 0.1
+        if row["environment"] == "lake" and row["constant"] == 0.1:
+            row["value"] += 0.12 + 0.01 * (row["behaviour"] == "uniform")
+    losses = find_losses([arranged(found)], ("environment", "behaviour"))
+    ours = [loss for loss in losses if loss[0] == "tabrl, greedy"]
+    assert [loss[1:3] for loss in ours] == [
+        (("cliff", "uniform"), "certainty equivalence"),
+        (("lake", "uniform"), HINDSIGHT),
+        (("lake", "softmax"), HINDSIGHT),
+    ]
+    assert ours[0][-1] == pytest.approx([0.2, 0.2, 0.2], abs=0.03)
+    assert ours[0][-1][1] < ours[0][-1][0] < ours[0][-1][2]
+    # The sampled policy is worth less, so it loses more and more often.
+    theirs = [loss[1] for loss in losses if loss[0] == "tabrl, sampled"]
+    assert theirs[0] == ("cliff", "uniform")
+    amounts = [loss[-1][0] for loss in losses]
+    assert amounts == sorted(amounts, reverse=True)
+
+
+def test_losses_of_regret_are_to_the_lower():
+    (table,) = (online_tables(online_rows(ours))["online-losses"] for ours in (40.0,))
+    best = "UCB-VI, c best per environment in hindsight"
+    assert [row[:3] for row in table["rows"]] == [
+        ["tabrl", "RiverSwim-6", best],
+        ["tabrl", "DeepSea-6", best],
+    ]
+    assert table["rows"][0][-1][0] == pytest.approx(5)
+    assert not online_tables(online_rows())["online-losses"]["rows"]
+
+
+def test_coverage_counts_behaviours_alike_and_may_be_missing():
+    found = curve_rows({"lake": {"tabrl, greedy": (0, 0, 0)}})
+    assert coverage_tables(found) == {}
+    for row in found:
+        row |= {"coverage": 0.5 if row["size"] == 16 else None, "width": 2.0}
+    more = [
+        {**row, "behaviour": "softmax", "coverage": 0.9}
+        for row in found
+        if row["seed"] == 0 and row["size"] < 256
+    ]
+    tables = coverage_tables(found + more)
+    assert tables["offline-coverage"]["columns"] == ["environment", "16", "64"]
+    assert tables["offline-coverage"]["rows"] == [
+        ["lake", pytest.approx([0.7] * 3), pytest.approx([0.9] * 3)],
+        ["mean over environments", pytest.approx(0.7), pytest.approx(0.9)],
+    ]
+    assert tables["offline-width"]["rows"][0][1:] == [[2, 2, 2]] * 3
+    # A planted fault: intervals of another method are not tabrl's.
+    others = [{**row, "method": "DUIPI"} for row in found]
+    assert coverage_tables(others) == {}
+
+
+def test_short_tables_have_tabrl_first_and_seven_lines():
+    found = offline_rows()
+    for i in range(8):
+        found += [
+            {**row, "method": f"peer {i}", "value": row["value"] + i / 100}
+            for row in found
+            if row["method"] == "certainty equivalence"
+        ]
+    lines = part_tables("offline", found)["short-offline"]["rows"]
+    names = [line[0] for line in lines]
+    assert names[:3] == [
+        "tabrl, greedy",
+        "tabrl, sampled",
+        HINDSIGHT.replace(" best per environment in", " in"),
+    ]
+    assert names[3:] == ["peer 7", "peer 6", "peer 5", "peer 4"]
+    assert lines[0][-1] is None
+    assert lines[3][-1] == "2, 0, 0"
+
+
+def test_foreign_environments_have_tables_of_their_own(monkeypatch):
+    everything = offline_rows(shift=0.15)
+    alone = [row for row in everything if row["environment"] == "lake"]
+    monkeypatch.setattr(row_files, "foreign_names", lambda: frozenset({"cliff"}))
+    tables = part_tables("offline", everything)
+    assert tables["offline"] == part_tables("offline", alone)["offline"]
+    (line,) = tables["offline-foreign-environments"]["rows"]
+    assert line[0] == "cliff"
+    assert "short-offline-foreign" in tables
+    assert "short-rows-foreign" in tables
+
+
+# Rows that are the same twice
+
+
+def test_tables_do_not_depend_on_the_order_of_rows():
+    parts = {"offline": offline_rows(), "online": online_rows()}
+    for part, found in parts.items():
+        expected = part_tables(part, found)
+        for seed in range(3):
+            order = np.random.default_rng(seed).permutation(len(found))
+            shuffled = [found[i] for i in order]
+            assert part_tables(part, shuffled) == expected
+    # A planted fault: without sorting, draws go to other cells.
+    found = offline_rows()
+    assert offline_tables(found[::-1])["offline"] != offline_tables(found)["offline"]
+
+
+def test_names_with_numbers_sort_as_numbers():
+    names = ["Garnet-200-8-5", "Garnet-50-4-4", "forest-10", None, "Garnet-50-4-3"]
+    placed = sort_rows([{"environment": name} for name in names])
+    assert [row["environment"] for row in placed] == [
+        *(None, "forest-10", "Garnet-50-4-3", "Garnet-50-4-4", "Garnet-200-8-5"),
+    ]
+
+
+@pytest.mark.parametrize("part", ["offline", "online"])
+def test_a_cell_depends_on_its_parameters_alone(part, tmp_path):
+    """Other cells, their order, and processes change nothing, to the last bit."""
+    if part == "offline":
+        protocol = offline_part.Protocol(
+            environments=("gridworld-3x3", "RiverSwim-6"),
+            behaviours=("uniform", "softmax"),
+            sizes=(64,),
+            n_seeds=2,
+            checkpoint=None,
+        )
+        score = functools.partial(offline_part.score_cell, checkpoint=None)
+        cells = protocol.cells()
+    else:
+        names = ("gridworld-3x3", "RiverSwim-6")
+        protocol = online_part.Protocol(
+            environments=names, n_seeds=2, n_episodes=5, checkpoint=None
+        )
+        score = functools.partial(online_part.score_cell, checkpoint=None)
+        cells = [cell for cell in protocol.cells() if cell["part"] == "regret"]
+    lines = {}
+    for name, order, jobs in (("a", cells, 1), ("b", cells[::-1], 2)):
+        path = tmp_path / f"{name}.jsonl"
+        run_cells(order, score, path, {}, jobs, progress_bar=False)
+        lines[name] = sort_rows(read_results(path)[1])
+    assert json.dumps(lines["a"]) == json.dumps(lines["b"])
+    # By itself, one cell has the same rows.
+    (last,) = cells[-1:]
+    alone = run_cells([last], score, None, {}, progress_bar=False)
+    part_of = [row for row in lines["a"] if last.items() <= row.items()]
+    assert json.dumps(sort_rows(alone)) == json.dumps(part_of)
+
+
 # Summary and README
 
 
-def result_folder(folder, checkpoint=CHECKPOINT, online_checkpoint=None):
+def result_folder(folder, checkpoint=WEIGHTS, online_checkpoint=None):
     """Write result files as the parts of the benchmark do."""
-    parts = {"offline": offline_rows(), "online": online_rows()}
+    parts = {"offline": offline_rows(shift=0.15), "online": online_rows()}
     for part, rows in parts.items():
         sha = (
             online_checkpoint if part == "online" and online_checkpoint else checkpoint
@@ -368,56 +673,67 @@ After.
 @pytest.fixture(scope="module")
 def summary():
     tables = offline_tables(offline_rows()) | online_tables(online_rows())
-    return json.loads(json.dumps({"checkpoint": CHECKPOINT, "tables": tables}))
+    return json.loads(json.dumps({"checkpoint": WEIGHTS, "tables": tables}))
 
 
 def test_readme_is_filled_and_checked(summary):
-    filled = report.fill(README, summary)
-    assert report.markdown(summary["tables"]["offline"]) in filled
+    filled = readme.fill(README, summary)
+    assert markdown(summary["tables"]["offline"]) in filled
     assert filled.startswith("Before.\n")
     assert filled.endswith("After.\n")
     assert "old" not in filled
-    assert report.fill(filled, summary) == filled
-    report.check(filled, summary)
+    assert readme.fill(filled, summary) == filled
+    readme.check(filled, readme.fill(filled, summary), "README.md")
 
 
 def test_an_edited_number_is_found(summary):
-    filled = report.fill(README, summary)
+    filled = readme.fill(README, summary)
     number = f"{summary['tables']['offline']['rows'][0][1][0]:.3f}"
     better = f"{float(number) + 0.1:.3f}"
-    with pytest.raises(
-        report.ReportError, match=f"must be .*{number}.*Found .*{better}"
-    ):
-        report.check(filled.replace(number, better, 1), summary)
-    with pytest.raises(report.ReportError, match=r"Line .* must be"):
-        report.check(README, summary)
+    edited = filled.replace(number, better, 1)
+    expected = f"of README.md must be .*{number}.*Found .*{better}"
+    with pytest.raises(ReportError, match=expected):
+        readme.check(edited, readme.fill(edited, summary), "README.md")
+    with pytest.raises(ReportError, match=r"Line .* must be"):
+        readme.check(README, filled, "README.md")
+
+
+def test_a_missing_last_line_is_found():
+    with pytest.raises(ReportError, match=r"Line 2 of x must be 'b'.*Found nothing"):
+        readme.check("a\n", "a\nb\n", "x")
 
 
 def test_results_of_another_checkpoint_are_rejected(summary):
-    filled = report.fill(README, summary)
+    readme.check_weights(summary)
     other = {**summary, "checkpoint": "f" * 64}
-    with pytest.raises(report.ReportError, match="must be of the bundled checkpoint"):
-        report.check(filled, other)
+    with pytest.raises(ReportError, match="must be of the bundled checkpoint"):
+        readme.check_weights(other)
+
+
+def test_all_tables_but_the_short_ones_are_in_the_results(summary):
+    text = readme.results_text(summary)
+    for name, table in summary["tables"].items():
+        assert (f"### {name}\n\n{markdown(table)}" in text) != ("short" in name)
+    assert text.index("### online-losses") < text.index("### offline\n")
 
 
 def test_the_summary_is_of_the_rows_that_are_kept():
     """The tables that do not need rliable are made again."""
-    kept = report.read_summary(report.SUMMARY)
+    kept = summaries.read_summary(SUMMARY)
     compared = set()
-    for part, tables_of in PARTS.items():
-        rows = []
-        for name, path in report.result_files(report.SUMMARY.parent, part).items():
-            header, found = read_results(path)
+    for part in PARTS:
+        headers, found = row_files.read_part(SUMMARY.parent, part)
+        for name, header in headers.items():
             said = kept["provenance"].pop(name)
             assert {**header, "protocol": None} == {**said, "protocol": None}
-            rows += found
-        for name, table in tables_of(rows, aggregates=False).items():
+        for name, table in part_tables(part, found).items():
             shown = kept["tables"][name]
             if shown["columns"] == table["columns"]:
-                assert report.markdown(shown) == report.markdown(table)
+                assert markdown(shown) == markdown(table)
                 compared.add(name)
     assert not kept["provenance"]
     assert compared >= {"offline-environments", "online-environments", "bandit"}
+    assert compared >= {"offline-rows", "offline-falls", "offline-losses"}
 
 
 @pytest.mark.parametrize(
@@ -429,45 +745,52 @@ def test_the_summary_is_of_the_rows_that_are_kept():
     ],
 )
 def test_wrong_markers_are_errors(summary, text, message):
-    with pytest.raises(report.ReportError, match=message):
-        report.fill(text, summary)
+    with pytest.raises(ReportError, match=message):
+        readme.fill(text, summary)
 
 
 @needs_rliable
 def test_report_of_a_folder_end_to_end(tmp_path):
     folder = result_folder(tmp_path / "results")
-    readme, summary_path = tmp_path / "README.md", tmp_path / "summary.json"
-    readme.write_text(README)
-    options = [f"--summary={summary_path}", f"--readme={readme}"]
+    page, summary_path = tmp_path / "README.md", tmp_path / "summary.json"
+    page.write_text(README)
+    all_tables, picture = tmp_path / "RESULTS.md", tmp_path / "overview.png"
+    options = [f"--summary={summary_path}", f"--readme={page}"]
+    options += [f"--results={all_tables}", f"--overview={picture}"]
     main(["report", str(folder), *options, f"--figures={tmp_path / 'figures'}"])
     pictures = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert pictures >= {"offline", "offline-sizes", "offline-profiles", "online"}
     assert pictures >= {"online-regret", "online-deep-sea"}
-    assert "interquartile mean" in readme.read_text()
+    assert pictures >= {"offline-curves", "offline-ratios"}
+    assert "interquartile mean" in page.read_text()
+    assert picture.stat().st_size < 60_000
     main(["report", *options, "--check"])
     # The same results give the same summary.
-    again = json.loads(json.dumps(report.summarise(folder)))
-    assert again == report.read_summary(summary_path)
-    readme.write_text(readme.read_text().replace("tabrl, greedy", "tabrl, greedier"))
-    with pytest.raises(SystemExit, match="error: Line "):
-        main(["report", *options, "--check"])
+    again = json.loads(json.dumps(summaries.summarise(folder)))
+    assert again == summaries.read_summary(summary_path)
+    for path in (page, all_tables):
+        text = path.read_text()
+        path.write_text(text.replace("tabrl, greedy", "tabrl, greedier"))
+        with pytest.raises(SystemExit, match=f"error: Line .* of {path.name}"):
+            main(["report", *options, "--check"])
+        path.write_text(text)
 
 
 @needs_rliable
 def test_parts_of_two_checkpoints_are_rejected(tmp_path):
     folder = result_folder(tmp_path, online_checkpoint="f" * 64)
-    with pytest.raises(report.ReportError, match=r"one checkpoint.*online: ffff"):
-        report.summarise(folder)
+    with pytest.raises(ReportError, match=r"one checkpoint.*online: ffff"):
+        summaries.summarise(folder)
 
 
 @needs_rliable
 def test_classical_methods_may_come_from_a_run_of_their_own(tmp_path):
     """One file in two, as --baselines-only and --tabrl-only make them."""
     folder = result_folder(tmp_path)
-    whole = report.summarise(folder)["tables"]
+    whole = summaries.summarise(folder)["tables"]
     header, rows = read_results(folder / "offline.jsonl")
     (folder / "offline.jsonl").unlink()
-    for kind, sha in (("tabrl", CHECKPOINT), ("baselines", None)):
+    for kind, sha in (("tabrl", WEIGHTS), ("baselines", None)):
         part = [row for row in rows if ("tabrl" in row["method"]) == (kind == "tabrl")]
         run_cells(
             [{"cell": kind}],
@@ -476,25 +799,25 @@ def test_classical_methods_may_come_from_a_run_of_their_own(tmp_path):
             header | {"checkpoint": sha},
             progress_bar=False,
         )
-    parts = report.summarise(folder)["tables"]
+    parts = summaries.summarise(folder)["tables"]
     assert parts["offline"] == whole["offline"]
     path = folder / "offline-tabrl.jsonl"
     path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
     with pytest.raises(ValueError, match="same cells and seeds"):
-        report.summarise(folder)
+        summaries.summarise(folder)
 
 
 @needs_rliable
 def test_compressed_results_are_read_and_older_than_others(tmp_path):
     folder = result_folder(tmp_path)
-    expected = report.summarise(folder)
+    expected = summaries.summarise(folder)
     path = folder / "offline.jsonl"
     with lzma.open(f"{path}.xz", "wb") as file:
         file.write(path.read_bytes())
     (folder / "online.jsonl.xz").write_bytes(b"not to be read")
-    assert report.summarise(folder) == expected
+    assert summaries.summarise(folder) == expected
     path.unlink()
-    assert report.summarise(folder) == expected
+    assert summaries.summarise(folder) == expected
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"no" + data])
@@ -520,24 +843,24 @@ def test_report_of_an_empty_folder(tmp_path):
 
 
 @pytest.mark.skipif(
-    not report.SUMMARY.exists(), reason="no summary of results is committed yet"
+    not SUMMARY.exists(), reason="no summary of results is committed yet"
 )
 def test_readme_shows_the_committed_results():
-    readme = (report.CHECKPOINT.parents[2] / "README.md").read_text(encoding="utf-8")
-    assert "<!-- benchmark: offline -->" in readme
-    report.check(readme, report.read_summary())
-    assert report.SUMMARY.stat().st_size < 300_000
+    main(["report", "--check"])
+    assert SUMMARY.stat().st_size < 300_000
+    assert readme.OVERVIEW.stat().st_size < 60_000
+    assert "<!-- benchmark: short-offline -->" in readme.README.read_text("utf-8")
+    for name, table in summaries.read_summary()["tables"].items():
+        assert not name.startswith("short-") or len(table["rows"]) <= 7
 
 
 def test_quick_offline_of_tabrl_prints_its_tables(capsys, monkeypatch):
-    from pretraining.benchmark import offline
-
     small = dataclasses.replace(
-        offline.QUICK, environments=("gridworld-3x3",), sizes=(64,), n_seeds=2
+        offline_part.QUICK, environments=("gridworld-3x3",), sizes=(64,), n_seeds=2
     )
-    monkeypatch.setattr(offline, "QUICK", small)
+    monkeypatch.setattr(offline_part, "QUICK", small)
     main(["offline", "--quick", "--jobs=1"])
     printed = capsys.readouterr().out
-    for method in (offline.TABRL_GREEDY, offline.TABRL_SAMPLED):
+    for method in (offline_part.TABRL_GREEDY, offline_part.TABRL_SAMPLED):
         assert f"| {method} | " in printed
     assert "### offline-comparison" in printed

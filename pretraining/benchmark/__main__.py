@@ -12,17 +12,16 @@ from typing import Any
 from pretraining.benchmark.cells import ResultsError
 from pretraining.benchmark.environments import ENVIRONMENT_NAMES
 from pretraining.benchmark.parts import bandit, offline, online, speed
+from pretraining.benchmark.report import readme as texts
+from pretraining.benchmark.report.readme import ReportError
 from pretraining.benchmark.report.summary import (
     SUMMARY,
-    ReportError,
-    check,
-    fill,
-    markdown,
     read_summary,
     summarise,
     write_summary,
 )
-from pretraining.benchmark.report.tables import PARTS
+from pretraining.benchmark.report.table import markdown
+from pretraining.benchmark.report.tables import part_tables
 
 _MODULES: dict[str, Any] = {
     "offline": offline,
@@ -48,26 +47,45 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in _HELP.items():
         command = commands.add_parser(name, help=text, description=f"Score {text}.")
         _add_options(command, name)
+    _add_report(commands)
+    return parser
+
+
+def _add_report(commands: Any) -> None:
     command = commands.add_parser(
         "report",
         help="tables and pictures of finished results",
-        description="Summarise result files, and put the tables into README.",
+        description="Summarise result files; write RESULTS.md, README's tables and "
+        "its picture.",
     )
-    command.add_argument(
-        "folder", type=Path, nargs="?", help="with the result files; else the summary's"
+    add = command.add_argument
+    add("folder", type=Path, nargs="?", help="with result files; else the summary's")
+    add("--summary", type=Path, default=SUMMARY, help=argparse.SUPPRESS)
+    add(
+        "--results",
+        type=Path,
+        default=texts.RESULTS,
+        help="file for all tables; default: that of the repository",
     )
-    command.add_argument(
-        "--summary", type=Path, default=SUMMARY, help=argparse.SUPPRESS
+    add(
+        "--readme",
+        type=Path,
+        default=texts.README,
+        help="its benchmark blocks are filled; default: that of the repository",
     )
-    command.add_argument("--readme", type=Path, help="fill its benchmark blocks")
-    command.add_argument("--figures", type=Path, help="folder for the pictures")
-    command.add_argument(
+    add(
+        "--overview",
+        type=Path,
+        default=texts.OVERVIEW,
+        help="README's picture; default: that of the repository",
+    )
+    add("--figures", type=Path, help="folder for the pictures of the folder's results")
+    add(
         "--check",
         action="store_true",
-        help="write nothing; fail if --readme does not show the summary, or if that is "
-        "not of the bundled checkpoint",
+        help="write nothing; fail if --results or --readme do not show the summary, or "
+        "if that is not of the bundled checkpoint",
     )
-    return parser
 
 
 def _add_options(command: argparse.ArgumentParser, part: str) -> None:
@@ -135,35 +153,38 @@ def _run(part: str, arguments: argparse.Namespace) -> None:
         kind = [f"-{kind}" for kind in kinds if vars(arguments).get(f"{kind}_only")]
         options["output"] = arguments.output / f"{part}{''.join(kind)}.jsonl"
     rows = _MODULES[part].run(_protocol(part, arguments), **options)
-    for name, table in PARTS[part](rows).items():
+    for name, table in part_tables(part, rows).items():
         sys.stdout.write(f"### {name}\n\n{markdown(table)}\n\n")
 
 
 def _report(arguments: argparse.Namespace) -> None:
     if arguments.folder is None:
+        if arguments.figures is not None:
+            raise ReportError("--figures needs the folder with the result files.")
         summary = read_summary(arguments.summary)
     else:
         summary = summarise(arguments.folder)
+    readme = arguments.readme.read_text(encoding="utf-8")
+    expected = {
+        arguments.readme: texts.fill(readme, summary),
+        arguments.results: texts.results_text(summary),
+    }
     if arguments.check:
-        if arguments.readme is None:
-            raise ReportError("--check needs --readme.")
-        check(arguments.readme.read_text(encoding="utf-8"), summary)
+        texts.check_weights(summary)
+        for path, text in expected.items():
+            texts.check(path.read_text(encoding="utf-8"), text, path.name)
         return
+    from pretraining.benchmark.report.figures import draw, draw_overview
+
     if arguments.folder is not None:
         write_summary(summary, arguments.summary)
+    for path, text in expected.items():
+        path.write_text(text, encoding="utf-8")
+    drawn = draw_overview(summary, arguments.overview)
     if arguments.figures is not None:
-        if arguments.folder is None:
-            raise ReportError("--figures needs the folder with the result files.")
-        from pretraining.benchmark.report.figures import draw
-
-        for path in draw(arguments.folder, arguments.figures):
-            sys.stdout.write(f"{path}\n")
-    if arguments.readme is not None:
-        text = fill(arguments.readme.read_text(encoding="utf-8"), summary)
-        arguments.readme.write_text(text, encoding="utf-8")
-    else:
-        for name, table in summary["tables"].items():
-            sys.stdout.write(f"### {name}\n\n{markdown(table)}\n\n")
+        drawn += draw(arguments.folder, arguments.figures)
+    for path in [*expected, *drawn]:
+        sys.stdout.write(f"{path}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

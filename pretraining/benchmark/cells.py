@@ -11,6 +11,19 @@ and so on. Its scores go to a file of JSON lines as soon as they are there:
 
 Whatever follows the last such line was cut off by a kill, and is done again. A finished
 file may be compressed with ``xz``, to be kept.
+
+A cell depends on its own parameters alone, its seed among them: not on the cells that
+ran before it, nor on how many processes share the work. The order of cells in a file
+does depend on who finished first, so `sort_rows` comes before any statistic. Two runs
+on one machine, with the same versions and one thread a process, give the same rows to
+the last bit. Another machine may differ in three ways:
+
+- sums in NumPy, SciPy and torch run in another order on other processors, which moves
+  the last digits of a value, and a policy where two actions are almost equal;
+- another version of these packages may do the same;
+- the seconds and bytes of the speed part are measurements, and differ every time.
+
+`Scores` rounds values to nine digits, so that the first kind seldom shows in a table.
 """
 
 from __future__ import annotations
@@ -20,9 +33,11 @@ import json
 import lzma
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,6 +50,11 @@ Row = dict[str, Any]
 
 _ROOT = Path(__file__).parents[2]
 _SOURCES = ("tabrl", "pretraining")
+# What places a row: the parameters of its cell, its method, and its seed last.
+_PLACE = (
+    *("part", "gamma", "environment", "behaviour", "size", "package"),
+    *("n_states", "arms", "horizon", "method", "constant", "seed", "run"),
+)
 _PACKAGES = (
     *("numpy", "scipy", "torch", "gymnasium", "joblib"),
     *("d3rlpy", "stable-baselines3", "quantecon", "pymdptoolbox", "rliable"),
@@ -302,3 +322,36 @@ def read_results(path: Path) -> tuple[Row, list[Row]]:
             "Compress the results again, or run them again without it."
         ) from error
     return header, [row for cell_rows in rows.values() for row in cell_rows]
+
+
+def sort_rows(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Sort rows by cell, method, constant and seed, whatever order they came in.
+
+    Numbers within names sort as numbers: Garnet-50 comes before Garnet-200.
+
+    Parameters
+    ----------
+    rows : iterable of mappings
+        From `run_cells` or `read_results`, of one file or of several.
+
+    Examples
+    --------
+    >>> [row["seed"] for row in sort_rows([{"seed": 10}, {"seed": 2}])]
+    [2, 10]
+    """
+    placed = [(tuple(_place(row.get(name)) for name in _PLACE), row) for row in rows]
+    placed.sort(key=lambda pair: pair[0])
+    return [row for _, row in placed]
+
+
+@lru_cache(maxsize=10_000)
+def _place(value: float | str | None) -> tuple[Any, ...]:
+    """Return what a parameter sorts by: None first, then numbers, then texts."""
+    if value is None:
+        return (0,)
+    if not isinstance(value, str):
+        return (1, value)
+    # Texts and numbers alternate, so that like is compared with like.
+    parts = re.split(r"(\d+)", value.casefold())
+    numbered = (int(part) if i % 2 else part for i, part in enumerate(parts))
+    return (2, *numbered, value)

@@ -8,8 +8,11 @@ improvement are those of rliable, their paper's package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -37,8 +40,7 @@ def tail_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> float(tail_mean(np.arange(20.0)))
     0.5
     """
-    n_worst = -(-values.shape[-1] // 10)
-    return np.partition(values, n_worst - 1, axis=-1)[..., :n_worst].mean(axis=-1)
+    return _lowest(values, -(-values.shape[-1] // 10))
 
 
 def upper_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,6 +79,93 @@ def bootstrap(
     if centred:
         draws += (statistic(values) - draws.mean(axis=1))[:, None]
     return draws
+
+
+def cell_draws(values: NDArray[np.float64], cell: object) -> NDArray[np.float64]:
+    """Draw the mean over the seeds of one cell from its bootstrap distribution.
+
+    The seeds that are drawn depend on the cell's name alone. So methods that were
+    scored on the same logs are resampled together, and the draws of a cell stay as
+    they are when other cells join the results.
+
+    Parameters
+    ----------
+    values : array of shape (..., seeds)
+        Scores in the cell, of one method or of several.
+    cell : object
+        Names the cell, by its `repr`.
+
+    Returns
+    -------
+    array of shape (..., 2000)
+        The draws.
+    """
+    n_seeds = values.shape[-1]
+    return values @ _times(repr(cell), n_seeds).astype(np.float64) / n_seeds
+
+
+@lru_cache(maxsize=2048)  # 40 kB each for 20 seeds
+def _times(cell: str, n_seeds: int) -> NDArray[np.int16]:
+    """How often each seed of a cell is drawn (seeds, resamples)."""
+    rng = np.random.default_rng([_SEED, zlib.crc32(cell.encode())])
+    drawn = rng.integers(n_seeds, size=(_N_RESAMPLES, n_seeds))
+    drawn += n_seeds * np.arange(_N_RESAMPLES)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=_N_RESAMPLES * n_seeds)
+    return times.reshape(_N_RESAMPLES, n_seeds).T.astype(np.int16)
+
+
+def centred_interval(value: float, draws: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95% interval of a value, the bootstrap's bias taken from its draws.
+
+    Parameters
+    ----------
+    value : float
+        The value itself.
+    draws : array of shape (2000,)
+        Its draws.
+    """
+    low, high = np.quantile(draws, _TAILS) + value - draws.mean()
+    return float(low), float(high)
+
+
+def worst_share(groups: Sequence[NDArray[np.float64]], share: float = 0.01) -> Estimate:
+    """Mean of the lowest scores of all cells of a group together: a pooled CVaR.
+
+    Parameters
+    ----------
+    groups : sequence of arrays of shape (cells, seeds)
+        Scores. They are pooled over the cells and seeds of each group.
+    share : float, default=0.01
+        Share of the pooled scores to take, rounded up to a whole number of them.
+
+    Returns
+    -------
+    list of float
+        Mean over groups, and its interval. Seeds are resampled within each cell, and
+        the bootstrap's bias is taken from the draws, see `bootstrap`.
+
+    Examples
+    --------
+    >>> worst_share([np.arange(200.0).reshape(10, 20)])[0]
+    0.5
+    """
+    rng = np.random.default_rng(_SEED)
+    found, draws = [], []
+    for scores in groups:
+        n_cells, n_seeds = scores.shape
+        n_worst = math.ceil(round(share * scores.size, 9))
+        seeds = rng.integers(n_seeds, size=(_N_RESAMPLES, n_cells, n_seeds))
+        pooled = scores[np.arange(n_cells)[:, None], seeds].reshape(_N_RESAMPLES, -1)
+        found.append(_lowest(scores.ravel(), n_worst))
+        drawn = _lowest(pooled, n_worst)
+        draws.append(drawn + found[-1] - drawn.mean())
+    low, high = interval(np.stack(draws))
+    return [float(np.mean(found)), low, high]
+
+
+def _lowest(values: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """Mean of the n lowest over the last axis."""
+    return np.partition(values, n - 1, axis=-1)[..., :n].mean(axis=-1)
 
 
 def interval(draws: NDArray[np.float64]) -> tuple[float, float]:

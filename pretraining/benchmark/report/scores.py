@@ -16,9 +16,9 @@ from pretraining.benchmark.report.intervals import (
     interval,
     mean,
 )
+from pretraining.benchmark.report.rows import Row
 
 Cell = tuple[Any, ...]
-Row = Mapping[str, Any]
 
 _HINDSIGHT = "best per environment in hindsight"
 # What the papers call the constants.
@@ -50,6 +50,31 @@ def hindsight_name(method: str) -> str:
     return f"{method}, {symbol(method)} {_HINDSIGHT}"
 
 
+def family(name: str) -> str:
+    """Name a method without the ways it is run in: ``VI-LCB``, say."""
+    return name.split(",")[0]
+
+
+def by_number_of_seeds(rows: Iterable[Row], keys: Sequence[str]) -> list[list[Row]]:
+    """Part the rows by how many seeds their cell has, the part of most cells first.
+
+    Parameters
+    ----------
+    rows : iterable of mappings
+        Rows with `seed` and the keys.
+    keys : sequence of str
+        What makes a cell.
+    """
+    cells: dict[Cell, list[Row]] = defaultdict(list)
+    for row in rows:
+        cells[tuple(row[key] for key in keys)].append(row)
+    parts: dict[int, list[list[Row]]] = defaultdict(list)
+    for found in cells.values():
+        parts[len({row["seed"] for row in found})].append(found)
+    order = sorted(parts, key=lambda n: (-len(parts[n]), -n))
+    return [[row for found in parts[n] for row in found] for n in order]
+
+
 class Scores:
     """The scores of each method, by cell and seed.
 
@@ -59,7 +84,8 @@ class Scores:
     Parameters
     ----------
     rows : iterable of mappings
-        Rows with `environment`, `seed`, `method`, `constant` and what follows.
+        Rows with `environment`, `seed`, `method`, `constant` and what follows, sorted
+        by `sort_rows`: the draws of intervals follow their order.
     keys : sequence of str
         What makes a cell, `environment` among it.
     score : str
@@ -207,6 +233,11 @@ class Scores:
             Another score of its rows than the one by which constants were chosen.
         """
         return self._array(name, self.cells, self.seeds, score)
+
+    def by_cell(self, name: str) -> dict[Cell, NDArray[np.float64]]:
+        """Return the scores (seeds,) of a method in each of its cells."""
+        cells = list(self._table[name])
+        return dict(zip(cells, self._array(name, cells), strict=True))
 
     def rows(self, name: str, **conditions: Any) -> list[Row]:
         """Return the rows of a method in the cells whose keys have the given values."""

@@ -1,54 +1,20 @@
-"""Tables of benchmark results: first as data, `summary.json`, then as Markdown.
-
-The Markdown is a function of the summary alone, so that a clone without the raw
-results can check that README shows what was measured. README has the tables between
-``<!-- benchmark: NAME -->`` and ``<!-- end -->``.
-"""
+"""The summary of a folder of results: all tables as data, and what made them."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pretraining.benchmark.cells import read_results
+from pretraining.benchmark.report.hardness import hardness_table
 from pretraining.benchmark.report.intervals import require_rliable
-from pretraining.benchmark.report.tables import PARTS, Row, Table, Tables, table
+from pretraining.benchmark.report.readme import ReportError
+from pretraining.benchmark.report.rows import Row, read_part
+from pretraining.benchmark.report.table import Table, Tables, table
+from pretraining.benchmark.report.tables import PARTS, part_tables
 
 SUMMARY = Path(__file__).parents[1] / "results" / "summary.json"
-CHECKPOINT = Path(__file__).parents[3] / "tabrl" / "checkpoint" / "config.json"
-_BLOCK = re.compile(r"(<!-- benchmark: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-
-
-class ReportError(ValueError):
-    """Results, summary and README that do not belong together."""
-
-
-def markdown(table: Table) -> str:
-    """Set out a table and its caption, its first column left and the others right."""
-    columns = table["columns"]
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
-    lines += [[_text(entry, table["digits"]) for entry in row] for row in table["rows"]]
-    return "\n".join(
-        [table["caption"], "", *(f"| {' | '.join(line)} |" for line in lines)]
-    )
-
-
-def _text(entry: Any, digits: int) -> str:
-    if entry is None:
-        return "-"
-    if isinstance(entry, str):
-        return entry
-    if isinstance(entry, int):
-        return f"{entry:,}"
-    if isinstance(entry, float):
-        # Adding 0 turns -0 into 0.
-        return f"{round(entry, digits) + 0:,.{digits}f}"
-    value, low, high = (_text(float(number), digits) for number in entry[:3])
-    remark = f" ({entry[3]})" if len(entry) > 3 else ""
-    return f"{value} [{low}, {high}]{remark}"
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -76,20 +42,18 @@ def summarise(folder: Path) -> dict[str, Any]:
         If there is no result file, or if they come from different checkpoints.
     """
     require_rliable()
-    files = {part: result_files(folder, part) for part in PARTS}
-    if not any(files.values()):
-        expected = ", ".join(f"{part}.jsonl" for part in PARTS)
-        raise ReportError(f"{str(folder)!r} must have one of {expected}. Found none.")
     headers: dict[str, Row] = {}
     tables: Tables = {}
-    for part, paths in files.items():
-        rows: list[Row] = []
-        for name, path in paths.items():
-            header, found = read_results(path)
-            headers[name] = _without_paths(header)
-            rows += found
+    names: list[str] = []
+    for part in PARTS:
+        found, rows = read_part(folder, part)
+        headers |= {name: _without_paths(header) for name, header in found.items()}
         if rows:
-            tables |= PARTS[part](rows, aggregates=True)
+            tables |= part_tables(part, rows, aggregates=True)
+        names += [row["environment"] for row in rows if "environment" in row]
+    if not headers:
+        expected = ", ".join(f"{part}.jsonl" for part in PARTS)
+        raise ReportError(f"{str(folder)!r} must have one of {expected}. Found none.")
     checkpoints = {
         header["checkpoint"]
         for header in headers.values()
@@ -101,26 +65,15 @@ def summarise(folder: Path) -> dict[str, Any]:
             + "; ".join(f"{p}: {h['checkpoint']}" for p, h in headers.items())
             + ". Run those of the older one again."
         )
+    hardness = hardness_table(dict.fromkeys(names))
+    if hardness is not None:
+        tables["hardness"] = hardness
     tables["provenance"] = provenance_table(headers)
     return {
         "checkpoint": checkpoints.pop() if checkpoints else None,
         "provenance": headers,
         "tables": tables,
     }
-
-
-def result_files(folder: Path, part: str) -> dict[str, Path]:
-    """Return the result files of a part that a folder has, by name.
-
-    Where a file is there compressed as well, that is older and left alone.
-    """
-    found = {
-        path.name.split(".")[0]: path
-        for ending in ("jsonl.xz", "jsonl")
-        for pattern in (f"{part}.{ending}", f"{part}-*.{ending}")
-        for path in folder.glob(pattern)
-    }
-    return dict(sorted(found.items()))
 
 
 def _without_paths(header: Row) -> Row:
@@ -151,84 +104,6 @@ def provenance_table(headers: Mapping[str, Row]) -> Table:
         "What made the figures.",
         ["part", "commit", "sha256 of the weights", "machine", "versions"],
         rows,
-    )
-
-
-# README
-
-
-def fill(text: str, summary: Mapping[str, Any]) -> str:
-    """Put the tables of a summary between the markers of a text.
-
-    Parameters
-    ----------
-    text : str
-        Markdown with ``<!-- benchmark: NAME -->`` and ``<!-- end -->`` lines.
-    summary : mapping
-        From `summarise`.
-
-    Returns
-    -------
-    str
-        The text with its tables.
-
-    Raises
-    ------
-    ReportError
-        If a name is unknown, or a marker has no end.
-    """
-    tables = summary["tables"]
-
-    def block(match: re.Match[str]) -> str:
-        start, name, _, end = match.groups()
-        if name not in tables:
-            known = ", ".join(tables)
-            raise ReportError(f"A marker must name one of {known}. Got {name!r}.")
-        return f"{start}\n{markdown(tables[name])}\n\n{end}"
-
-    found = _BLOCK.findall(text)
-    n_starts = text.count("<!-- benchmark: ")
-    # A block that swallows the start of another has lost its own end.
-    swallowed = any("<!-- benchmark: " in body for _, _, body, _ in found)
-    if len(found) != n_starts or swallowed:
-        raise ReportError(
-            "Each <!-- benchmark: NAME --> needs its <!-- end -->. Found "
-            f"{n_starts} of the first and {len(found)} whole blocks."
-        )
-    return _BLOCK.sub(block, text)
-
-
-def check(text: str, summary: Mapping[str, Any]) -> None:
-    """Require that a text shows the summary, and that it is of the bundled weights.
-
-    Parameters
-    ----------
-    text : str
-        Markdown with the tables.
-    summary : mapping
-        From `summarise`.
-
-    Raises
-    ------
-    ReportError
-        If not.
-    """
-    bundled = json.loads(CHECKPOINT.read_text())["sha256"]
-    if summary["checkpoint"] != bundled:
-        raise ReportError(
-            f"The results must be of the bundled checkpoint, {bundled}. They are of "
-            f"{summary['checkpoint']}: run the benchmark again."
-        )
-    expected = fill(text, summary)
-    if text == expected:
-        return
-    pairs = zip(text.splitlines(), expected.splitlines(), strict=False)
-    number, (found, wanted) = next(
-        (i, pair) for i, pair in enumerate(pairs, start=1) if pair[0] != pair[1]
-    )
-    raise ReportError(
-        f"Line {number} must be {wanted!r} by the results. Found {found!r}. Run "
-        "python -m pretraining.benchmark report --readme README.md."
     )
 
 

@@ -1,0 +1,72 @@
+"""Rows of the benchmark's parts, from result files, in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pretraining.benchmark.cells import read_results, sort_rows
+
+Row = Mapping[str, Any]
+
+DEVELOPMENT, FOREIGN = "development", "foreign"
+
+
+def result_files(folder: Path, part: str) -> dict[str, Path]:
+    """Return the result files of a part that a folder has, by name.
+
+    Where a file is there compressed as well, that is older and left alone.
+    """
+    found = {
+        path.name.split(".")[0]: path
+        for ending in ("jsonl.xz", "jsonl")
+        for pattern in (f"{part}.{ending}", f"{part}-*.{ending}")
+        for path in folder.glob(pattern)
+    }
+    return dict(sorted(found.items()))
+
+
+def read_part(folder: Path, part: str) -> tuple[dict[str, Row], list[Row]]:
+    """Read all result files of a part of the benchmark.
+
+    Parameters
+    ----------
+    folder : Path
+        With the files.
+    part : str
+        Name of the part.
+
+    Returns
+    -------
+    headers : dict of str to mapping
+        What made each file, by the file's name.
+    rows : list of mappings
+        The rows of all files, sorted by `sort_rows`.
+    """
+    headers: dict[str, Row] = {}
+    rows: list[Row] = []
+    for name, path in result_files(folder, part).items():
+        headers[name], found = read_results(path)
+        rows += found
+    return headers, sort_rows(rows)
+
+
+def world_group(environment: str) -> str:
+    """Tell whether an environment is foreign, or was there during development."""
+    return FOREIGN if environment in foreign_names() else DEVELOPMENT
+
+
+def of_group(rows: Iterable[Row], group: str) -> list[Row]:
+    """Return the rows of a group of environments."""
+    foreign, wanted = foreign_names(), group == FOREIGN
+    return [row for row in rows if (row["environment"] in foreign) == wanted]
+
+
+def foreign_names() -> frozenset[str]:
+    """Return the names of the environments that development never saw."""
+    try:
+        from pretraining.benchmark.environments import hardness
+    except ImportError:
+        return frozenset()
+    return frozenset(hardness.FOREIGN)
