@@ -15,7 +15,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from tabrl._checkpoint import load_network
+from tabrl._checkpoint import CheckpointError, load_network
 from tabrl._checks import (
     check_device,
     check_gamma,
@@ -28,11 +28,13 @@ from tabrl._features import StatisticsBatch
 from tabrl._inference import at_quantile, most_probable, solve
 from tabrl._labels import as_labels, encode, factorise
 from tabrl._persistence import (
+    check_array,
     pack_random_state,
     read,
     statistics_from_arrays,
     statistics_to_arrays,
     unpack_random_state,
+    whole,
     write,
 )
 from tabrl._statistics import Statistics
@@ -325,31 +327,10 @@ class OfflinePolicyEstimator(BaseEstimator):
             If the file holds no such policy, or one of a newer format.
         """
         meta, arrays = read(path, "OfflinePolicyEstimator")
-        try:
-            parameters = dict(meta["parameters"])
-            if parameters["reward_range"] is not None:
-                parameters["reward_range"] = tuple(parameters["reward_range"])
-            packed = parameters["random_state"]
-            parameters["random_state"] = unpack_random_state(packed)
-            policy = cls(**parameters)
+        with whole(path, "OfflinePolicyEstimator"):
+            policy = cls(**_unpack_parameters(meta["parameters"]))
+            policy.__dict__.update(_unpack_tables(arrays))
             policy._infers = policy.handle_unknown == "infer"
-            size = (len(arrays["states_"]), len(arrays["actions_"]))
-            policy.statistics_ = statistics_from_arrays(arrays, *size)
-            policy.n_transitions_ = int(policy.statistics_.n.sum())
-            for name in _TABLES:
-                setattr(policy, name, arrays[name])
-            shapes = [table.shape for table in (policy._values, policy._policy)]
-            greedy = policy._greedy
-            rows = (size[0] + 1, size[1])
-            if shapes != [(3, *rows), rows] or greedy.shape != rows[:1]:
-                raise ValueError("tables of different sizes")
-            if not ((0 <= greedy) & (greedy < size[1])).all():
-                raise ValueError("an action that is not there")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{os.fspath(path)!r} must hold a policy whole. Found it damaged: "
-                f"{error!r:.200}. Save it again."
-            ) from None
         policy.device = restored_device(policy.device) if device is None else device
         return policy
 
@@ -405,11 +386,25 @@ class OfflinePolicyEstimator(BaseEstimator):
         log_policy = np.full(size, -math.log(size[1]))
         batch = StatisticsBatch.from_statistics(asked, gamma, reward_range)
         values[:, active], log_policy[active] = solve(network, batch, device)
-        self.states_, self.actions_, self._infers = states, actions, infers
-        self.statistics_ = statistics
-        self.n_transitions_ = int(statistics.n.sum())
-        self._values, self._policy = values, np.exp(log_policy)
-        self._greedy = most_probable(log_policy, rng)
+        policy = np.exp(log_policy)
+        if not (np.isfinite(values).all() and np.isfinite(policy).all()):
+            raise CheckpointError(
+                f"The network of checkpoint {str(self.checkpoint)!r} must give finite "
+                "values. Found others: its weights are damaged, or were trained on "
+                "something else. Use the bundled 'auto'."
+            )
+        fitted = {
+            "states_": states,
+            "actions_": actions,
+            "statistics_": statistics,
+            "n_transitions_": int(statistics.n.sum()),
+            "_values": values,
+            "_policy": policy,
+            "_greedy": most_probable(log_policy, rng),
+            "_infers": infers,
+        }
+        # In one step, so that an interrupt leaves the old policy or the new one.
+        self.__dict__.update(fitted)
         return self
 
     def _codes(self, states: Any) -> NDArray[np.int64]:
@@ -433,6 +428,41 @@ class OfflinePolicyEstimator(BaseEstimator):
         tags.input_tags.string = True
         tags.no_validation = True
         return tags
+
+
+def _unpack_parameters(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a file holds, checked."""
+    for name in ("checkpoint", "device", "handle_unknown"):
+        if type(saved[name]) is not str:
+            raise TypeError(f"parameter {name}")
+    if not isinstance(saved["reward_range"], list | None):
+        raise TypeError("parameter reward_range")
+    check_gamma(saved["gamma"])
+    check_handle_unknown(saved["handle_unknown"])
+    return saved | {
+        "reward_range": check_reward_range(saved["reward_range"]),
+        "random_state": unpack_random_state(saved["random_state"]),
+    }
+
+
+def _unpack_tables(arrays: dict[str, NDArray]) -> dict[str, Any]:
+    """Return the fitted attributes that a file holds, checked against each other."""
+    for name in ("states_", "actions_"):
+        if arrays[name].ndim != 1 or not len(arrays[name]):
+            raise ValueError(f"{name} of shape {arrays[name].shape}")
+    size = (len(arrays["states_"]), len(arrays["actions_"]))
+    statistics = statistics_from_arrays(arrays, *size)
+    rows = (size[0] + 1, size[1])  # the last one is of states that are not in the log
+    check_array("_values", arrays["_values"], np.float64, (3, *rows))
+    check_array("_policy", arrays["_policy"], np.float64, rows)
+    check_array("_greedy", arrays["_greedy"], np.int64, rows[:1])
+    if not ((0 <= arrays["_greedy"]) & (arrays["_greedy"] < size[1])).all():
+        raise ValueError("an action that is not there")
+    return {
+        **{name: arrays[name] for name in _TABLES},
+        "statistics_": statistics,
+        "n_transitions_": int(statistics.n.sum()),
+    }
 
 
 def _count(data: Transitions) -> Statistics:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import those before it.
 ORDER = (
     "_checks",
+    "_files",
     "_labels",
     "_columns",
     "_transitions",
