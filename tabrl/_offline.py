@@ -24,9 +24,10 @@ from tabrl._checks import (
     restored_device,
     some,
 )
+from tabrl._codes import encode, factorise
 from tabrl._features import StatisticsBatch
 from tabrl._inference import at_quantile, most_probable, solve
-from tabrl._labels import as_labels, encode, factorise
+from tabrl._labels import as_labels
 from tabrl._persistence import (
     check_array,
     pack_random_state,

@@ -27,6 +27,7 @@ from tabrl._checks import (
     check_size,
     restored_device,
 )
+from tabrl._codes import factorise
 from tabrl._environments import interact, progress, read_spaces
 from tabrl._features import StatisticsBatch
 from tabrl._inference import (
@@ -35,7 +36,7 @@ from tabrl._inference import (
     solve,
     solve_to_explore,
 )
-from tabrl._labels import as_labels, factorise
+from tabrl._labels import as_labels
 from tabrl._network import Network
 from tabrl._offline import OfflinePolicyEstimator
 from tabrl._persistence import (

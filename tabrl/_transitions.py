@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tabrl._codes import encode, factorise, label_kinds
 from tabrl._columns import check_complete, refuse_whole_table, table_columns
-from tabrl._labels import as_labels, encode, factorise, label_kinds
+from tabrl._labels import as_labels
 
 __all__ = ["Transitions", "as_labels", "encode", "read_transitions"]
 

@@ -13,6 +13,8 @@ ORDER = (
     "_checks",
     "_files",
     "_labels",
+    "_times",
+    "_codes",
     "_columns",
     "_transitions",
     "_states",
@@ -35,6 +37,8 @@ ORDER = (
 THIRD_PARTY = {
     "_checks": {"numpy", "torch"},
     "_labels": {"numpy", "narwhals"},
+    "_times": {"numpy"},
+    "_codes": {"numpy"},
     "_states": {"numpy"},
     "_columns": {"numpy", "narwhals"},
     "_transitions": {"numpy", "narwhals"},
