@@ -18,7 +18,7 @@ import torch
 from tabrl import OfflinePolicyEstimator, __version__
 from tabrl._checkpoint import fetch_checkpoint, load_network, read_config
 from tabrl._checks import check_device
-from tabrl._columns import _choose, check_complete
+from tabrl._columns import check_complete, choose
 from tabrl._offline import _count, _merge
 
 _BATCH_ROWS = 1_000_000
@@ -193,7 +193,7 @@ def _batches(path: Path) -> Iterator[Any]:
                 raise ValueError(f"{path} must be a parquet file: {error}") from error
             with file:
                 names = file.schema_arrow.names
-                chosen = _choose(names)
+                chosen = choose(names)
                 check_complete(chosen, names)
                 bar.total = file.metadata.num_rows
                 # Without next_state a transition needs the row that follows it.
@@ -208,7 +208,7 @@ def _batches(path: Path) -> Iterator[Any]:
             )
             try:
                 table = arrow_csv.read_csv(path, convert_options=options)
-                chosen = _choose(table.column_names)
+                chosen = choose(table.column_names)
                 pair = [chosen[c] for c in ("state", "next_state") if c in chosen]
                 types = {table.schema.field(name).type for name in pair}
                 if pa.string() in types and len(types) > 1:  # "3" here, "end" there

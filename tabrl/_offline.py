@@ -25,6 +25,7 @@ from tabrl._checks import (
     some,
 )
 from tabrl._codes import encode, factorise
+from tabrl._dead_ends import warn_of_dead_ends
 from tabrl._features import StatisticsBatch
 from tabrl._inference import at_quantile, most_probable, solve
 from tabrl._labels import as_labels
@@ -79,6 +80,12 @@ class OfflinePolicyEstimator(BaseEstimator):
         Labels of all actions in the log; the columns of `predict_proba`.
     n_transitions_ : int
         Number of transitions seen.
+    state_names_ : list of str or None
+        Names of the columns that make a state, in the order of its label's parts,
+        where a log has several with names. `predict` takes them in any order.
+    columns_ : dict of str to str or int
+        Which column of the log was read as what, of the last one given: its name, or
+        its position where it has none. Empty where columns were given one by one.
 
     See Also
     --------
@@ -157,7 +164,11 @@ class OfflinePolicyEstimator(BaseEstimator):
             not changed.
         """
         data = self._read(X, y, reward, next_state, terminated)
-        return self._plan(data.states, data.actions, _count(data))
+        statistics = _count(data)
+        warn_of_dead_ends(statistics, data.states, stacklevel=2)
+        return self._plan(
+            data.states, data.actions, statistics, data.state_names, data.columns
+        )
 
     def partial_fit(
         self,
@@ -184,9 +195,14 @@ class OfflinePolicyEstimator(BaseEstimator):
         OfflinePolicyEstimator
             The estimator itself.
         """
-        data = self._read(X, y, reward, next_state, terminated)
         if not hasattr(self, "statistics_"):
-            return self._plan(data.states, data.actions, _count(data))
+            data = self._read(X, y, reward, next_state, terminated)
+            statistics = _count(data)
+            warn_of_dead_ends(statistics, data.states, stacklevel=2)
+            return self._plan(
+                data.states, data.actions, statistics, data.state_names, data.columns
+            )
+        data = self._read(X, y, reward, next_state, terminated, self.state_names_)
         states, actions, statistics = _merge(
             self.states_, self.actions_, self.statistics_, data
         )
@@ -198,7 +214,8 @@ class OfflinePolicyEstimator(BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        return self._plan(states, actions, statistics)
+        warn_of_dead_ends(statistics, states, stacklevel=2)
+        return self._plan(states, actions, statistics, data.state_names, data.columns)
 
     def predict(self, states: Any) -> NDArray:
         """Return the most probable action of each state.
@@ -299,7 +316,12 @@ class OfflinePolicyEstimator(BaseEstimator):
         }
         tables = {name: getattr(self, name) for name in _TABLES}
         arrays = tables | statistics_to_arrays(self.statistics_)
-        write(path, "OfflinePolicyEstimator", {"parameters": parameters}, arrays)
+        meta = {
+            "parameters": parameters,
+            "state_names": self.state_names_,
+            "columns": self.columns_,
+        }
+        write(path, "OfflinePolicyEstimator", meta, arrays)
 
     @classmethod
     def load(
@@ -330,7 +352,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         meta, arrays = read(path, "OfflinePolicyEstimator")
         with whole(path, "OfflinePolicyEstimator"):
             policy = cls(**_unpack_parameters(meta["parameters"]))
-            policy.__dict__.update(_unpack_tables(arrays))
+            policy.__dict__.update(_unpack_tables(arrays) | _unpack_names(meta))
             policy._infers = policy.handle_unknown == "infer"
         policy.device = restored_device(policy.device) if device is None else device
         return policy
@@ -342,12 +364,17 @@ class OfflinePolicyEstimator(BaseEstimator):
         reward: Any = None,
         next_state: Any = None,
         terminated: Any = None,
+        state_names: list[str] | None = None,
     ) -> Transitions:
         """Check the parameters that the data must agree with, then the data."""
         check_gamma(self.gamma)
         reward_range = check_reward_range(self.reward_range)
         data = read_transitions(
-            X, y, reward=reward, next_state=next_state, terminated=terminated
+            *(X, y),
+            reward=reward,
+            next_state=next_state,
+            terminated=terminated,
+            state_names=state_names,
         )
         if reward_range is not None:
             low, high = reward_range
@@ -362,7 +389,12 @@ class OfflinePolicyEstimator(BaseEstimator):
         return data
 
     def _plan(
-        self, states: NDArray, actions: NDArray, statistics: Statistics
+        self,
+        states: NDArray,
+        actions: NDArray,
+        statistics: Statistics,
+        state_names: list[str] | None = None,
+        columns: dict[str, Any] | None = None,
     ) -> OfflinePolicyEstimator:
         """Check the parameters, run network and planning, keep tables of results."""
         gamma = check_gamma(self.gamma)
@@ -380,8 +412,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         size = (statistics.n_states + 1, statistics.n_actions)
         asked = statistics.compress(active)
         if infers:
-            rows, columns = np.arange(len(active)), np.arange(size[1])
-            asked = asked.relabel(rows, columns, len(active) + 1, size[1])
+            same = np.arange(len(active)), np.arange(size[1])
+            asked = asked.relabel(*same, len(active) + 1, size[1])
             active = np.append(active, statistics.n_states)
         values = np.zeros((3, *size))
         log_policy = np.full(size, -math.log(size[1]))
@@ -397,6 +429,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         fitted = {
             "states_": states,
             "actions_": actions,
+            "state_names_": state_names,
+            "columns_": columns or {},
             "statistics_": statistics,
             "n_transitions_": int(statistics.n.sum()),
             "_values": values,
@@ -410,7 +444,7 @@ class OfflinePolicyEstimator(BaseEstimator):
 
     def _codes(self, states: Any) -> NDArray[np.int64]:
         check_is_fitted(self)
-        codes = encode(states, self.states_)
+        codes = encode(states, self.states_, self.state_names_)
         unknown = codes < 0  # their index is that of the last row
         if unknown.any() and not self._infers:
             rows = np.flatnonzero(unknown)
@@ -444,6 +478,18 @@ def _unpack_parameters(saved: dict[str, Any]) -> dict[str, Any]:
         "reward_range": check_reward_range(saved["reward_range"]),
         "random_state": unpack_random_state(saved["random_state"]),
     }
+
+
+def _unpack_names(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the names that a file holds, checked."""
+    names, columns = meta["state_names"], dict(meta["columns"])
+    if names is not None and not (
+        isinstance(names, list) and all(type(name) is str for name in names)
+    ):
+        raise TypeError("state_names")
+    if not all(type(source) in (str, int) for source in columns.values()):
+        raise TypeError("columns")
+    return {"state_names_": names, "columns_": columns}
 
 
 def _unpack_tables(arrays: dict[str, NDArray]) -> dict[str, Any]:

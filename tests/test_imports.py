@@ -19,6 +19,7 @@ ORDER = (
     "_transitions",
     "_states",
     "_statistics",
+    "_dead_ends",
     "_tally",
     "_features",
     "_network",
