@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _COLUMNS = ("state", "action", "reward", "next_state", "terminated")
-_ALIASES = {
+ALIASES = {
     "state": ("obs", "observation", "observations", "s"),
     "action": ("actions", "a"),
     "reward": ("rewards", "r", "rew"),
@@ -205,7 +205,7 @@ def choose(names: list) -> dict[str, Any]:
         If two of them stand for the same.
     """
     chosen = {}
-    for name, aliases in _ALIASES.items():
+    for name, aliases in ALIASES.items():
         present = [found for found in names if found in (name, *aliases)]
         if len(present) > 1:
             raise ValueError(

@@ -28,6 +28,7 @@ ORDER = (
     "_inference",
     "_checkpoint",
     "_persistence",
+    "_reading",
     "_environments",
     "_offline",
     "_online",
