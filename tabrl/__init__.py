@@ -12,6 +12,7 @@ One estimator for logs, one agent that explores, both from the same checkpoint:
 """
 
 from tabrl._checkpoint import CheckpointError, fetch_checkpoint
+from tabrl._dead_ends import DeadEndWarning
 from tabrl._offline import OfflinePolicyEstimator
 from tabrl._online import OnlineAgent
 
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "DeadEndWarning",
     "OfflinePolicyEstimator",
     "OnlineAgent",
     "__version__",

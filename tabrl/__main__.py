@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import os
 import platform
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import torch
@@ -18,10 +22,12 @@ import torch
 from tabrl import OfflinePolicyEstimator, __version__
 from tabrl._checkpoint import fetch_checkpoint, load_network, read_config
 from tabrl._checks import check_device
-from tabrl._columns import _choose, check_complete
+from tabrl._dead_ends import warn_of_dead_ends
+from tabrl._files import replacing
+from tabrl._labels import python_values
 from tabrl._offline import _count, _merge
+from tabrl._reading import read_batches
 
-_BATCH_ROWS = 1_000_000
 _COLUMNS = ("state", "action", "probability", "value", "low", "high", "visits")
 
 
@@ -40,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         standard error.
     """
     arguments = _parser().parse_args(argv)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _terminated_cleanly():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: _complain("warning", message)
         try:
@@ -54,6 +60,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
     return 0
+
+
+@contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    """Let SIGTERM end the process as an exception does: nothing half-written stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _complain(kind: str, message: object) -> None:
@@ -78,9 +101,21 @@ def _parser() -> argparse.ArgumentParser:
     download.set_defaults(run=_download)
 
     fit = commands.add_parser("fit", help="turn a log into a table of the policy")
-    fit.add_argument("log", type=Path, metavar="LOG", help=".csv or .parquet file")
+    fit.add_argument(
+        "log",
+        type=Path,
+        metavar="LOG",
+        help="CSV, parquet, feather or JSON lines, "
+        "compressed perhaps; a folder of parquet files; - for standard input",
+    )
     fit.add_argument("--gamma", type=float, default=0.99, help="default: 0.99")
-    fit.add_argument("-o", "--output", type=Path, help="CSV; default: standard output")
+    fit.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help=".csv or .parquet; default: CSV on standard output",
+    )
+    fit.add_argument("--encoding", default="utf-8", help="of a CSV; default: utf-8")
     fit.add_argument("--checkpoint", default="auto", help="default: the bundled one")
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     fit.add_argument(
@@ -139,12 +174,13 @@ def _fit(arguments: argparse.Namespace) -> None:
         random_state=0,
     )
     # What is wrong with these should not wait for a large log.
+    write = _writer(arguments.output)
     load_network(arguments.checkpoint, check_device(arguments.device))
     total: tuple[Any, Any, Any] | None = None
-    rows = 0
-    for table in _batches(arguments.log):
+    names, rows = None, 0
+    for table in _with_progress(_batches(arguments.log, arguments.encoding)):
         try:
-            data = policy._read(table)
+            data = policy._read(table, state_names=names)
         except (TypeError, ValueError) as error:
             where = f"Counting rows from {rows} of {arguments.log}: " if rows else ""
             raise type(error)(f"{where}{error}") from error
@@ -152,77 +188,94 @@ def _fit(arguments: argparse.Namespace) -> None:
             total = _merge(*total, data)
         else:
             total = data.states, data.actions, _count(data)
+        names = data.state_names
         rows += len(table)
     if total is None:
         raise ValueError(
             f"LOG must have at least one row. Found none in {arguments.log}."
         )
-    policy._plan(*total)
+    states, _, statistics = total
+    warn_of_dead_ends(statistics, states)
+    policy._plan(*total, names)
     if arguments.output is None:
-        _write_policy(policy, sys.stdout)
+        _write_text(policy, sys.stdout)
         return
-    temporary = arguments.output.with_name(f"{arguments.output.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            _write_policy(policy, file)
-        os.replace(temporary, arguments.output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(arguments.output) as file:
+        write(policy, file)
 
 
-def _batches(path: Path) -> Iterator[Any]:
-    """Yield the log as pyarrow tables, a batch at a time where rows stand alone."""
+def _batches(path: Path, encoding: str) -> Iterator[Any]:
     try:
-        import pyarrow as pa
-        from pyarrow import csv as arrow_csv
-        from pyarrow import parquet
-        from tqdm import tqdm
+        import pyarrow  # noqa: F401
+        import tqdm  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"tabrl fit needs pyarrow and tqdm ({error}). Install them: "
             "pip install 'tabrl[cli]'."
         ) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"LOG must be a file. Found none at {path}.")
+    return read_batches(path, encoding)
+
+
+def _with_progress(tables: Iterator[Any]) -> Iterator[Any]:
+    from tqdm import tqdm
+
     # disable=None: no bar where standard error is not a terminal.
     with tqdm(unit="row", unit_scale=True, disable=None, leave=False) as bar:
-        if path.suffix.lower() == ".parquet":
-            try:
-                file = parquet.ParquetFile(path)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{path} must be a parquet file: {error}") from error
-            with file:
-                names = file.schema_arrow.names
-                chosen = _choose(names)
-                check_complete(chosen, names)
-                bar.total = file.metadata.num_rows
-                # Without next_state a transition needs the row that follows it.
-                n_rows = _BATCH_ROWS if "next_state" in chosen else max(bar.total, 1)
-                for batch in file.iter_batches(n_rows, columns=list(chosen.values())):
-                    yield pa.Table.from_batches([batch])
-                    bar.update(len(batch))
-        elif path.suffix.lower() == ".csv":
-            # Unlike streaming, this infers the type of a column from all its rows.
-            options = arrow_csv.ConvertOptions(
-                strings_can_be_null=True, quoted_strings_can_be_null=False
-            )
-            try:
-                table = arrow_csv.read_csv(path, convert_options=options)
-                chosen = _choose(table.column_names)
-                pair = [chosen[c] for c in ("state", "next_state") if c in chosen]
-                types = {table.schema.field(name).type for name in pair}
-                if pa.string() in types and len(types) > 1:  # "3" here, "end" there
-                    options.column_types = dict.fromkeys(pair, pa.string())
-                    table = arrow_csv.read_csv(path, convert_options=options)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{path} must be a CSV file: {error}") from error
+        for table in tables:
             yield table
-        else:
-            raise ValueError(f"LOG must end in .csv or .parquet. Got {path}.")
+            bar.update(len(table))
 
 
-def _write_policy(policy: OfflinePolicyEstimator, file: TextIO) -> None:
+def _writer(path: Path | None) -> Callable[[OfflinePolicyEstimator, BinaryIO], None]:
+    """Return what writes in the format that a name ends in."""
+    writers = {".csv": _write_csv, ".parquet": _write_parquet}
+    if path is None or (path.exists() and not path.is_file()):
+        return _write_csv  # a pipe or a device
+    if path.suffix.lower() not in writers and path.parts[:2] != ("/", "dev"):
+        raise ValueError(f"--output must end in {' or '.join(writers)}. Got {path}.")
+    return writers.get(path.suffix.lower(), _write_csv)
+
+
+def _write_csv(policy: OfflinePolicyEstimator, file: BinaryIO) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    try:
+        _write_text(policy, text)
+        text.flush()
+    finally:
+        text.detach()
+
+
+def _write_text(policy: OfflinePolicyEstimator, file: TextIO) -> None:
     """Write one row a state and action."""
+    table = _policy_table(policy)
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(table)
+    # A carriage return ends a line as well, but not every writer quotes it.
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    for row in zip(*table.values(), strict=True):
+        returns = any(isinstance(label, str) and "\r" in label for label in row[:2])
+        (quoted if returns else rows).writerow(row)
+
+
+def _write_parquet(policy: OfflinePolicyEstimator, file: BinaryIO) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = _policy_table(policy)
+    if policy.state_names_:
+        names = policy.state_names_
+        table["state"] = [dict(zip(names, row, strict=True)) for row in table["state"]]
+    try:
+        columns = {name: pa.array(column) for name, column in table.items()}
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(
+            f"Labels of one column must be of one type in parquet: {error}. Write .csv."
+        ) from error
+    parquet.write_table(pa.table(columns), file)
+
+
+def _policy_table(policy: OfflinePolicyEstimator) -> dict[str, list]:
+    """Return one row a state and action, by column."""
     states, actions = policy.states_, policy.actions_
     visits = np.zeros((len(states), len(actions)))
     statistics = policy.statistics_
@@ -234,16 +287,12 @@ def _write_policy(policy: OfflinePolicyEstimator, file: TextIO) -> None:
         policy.action_values(states, quantile=0.9),
         visits.astype(np.int64),
     ]
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(_COLUMNS)
-    # tolist() would turn datetime64[ns] into bare integers.
-    names = [
-        list(labels) if labels.dtype.kind in "mM" else labels.tolist()
-        for labels in (states, actions)
+    labels = [
+        [label for label in python_values(states) for _ in actions],
+        python_values(actions) * len(states),
     ]
-    for i, state in enumerate(names[0]):
-        for j, action in enumerate(names[1]):
-            rows.writerow([state, action, *(table[i, j].item() for table in tables)])
+    columns = [*labels, *(table.ravel().tolist() for table in tables)]
+    return dict(zip(_COLUMNS, columns, strict=True))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from tabrl._files import read_regular
 from tabrl._network import EXPLORATION_RULE, Network, NetworkConfig
 
 FORMAT = 1
@@ -333,9 +334,7 @@ def _find(name: str, allow_download: bool) -> _Folder | _Repository:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ValueError(f"more than {_MAX_CONFIG_BYTES} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_regular(path, _MAX_CONFIG_BYTES).decode())
     except OSError as error:
         raise CheckpointError(f"{path} must be a readable file: {error}.") from None
     except (ValueError, RecursionError) as error:
@@ -395,9 +394,11 @@ def _build(path: Path, config: dict[str, Any]) -> Network:
             raise _BadFileError(
                 path, f"must have the size that {_CONFIG} implies. Got {n_bytes} bytes."
             )
-        weights = path.read_bytes()
+        weights = read_regular(path, n_bytes)
     except OSError as error:
         raise CheckpointError(f"{path} must be a readable file: {error}.") from None
+    except ValueError as error:
+        raise _BadFileError(path, f"is not a weights file: {error}") from None
     found = hashlib.sha256(weights).hexdigest()
     if found != config["sha256"]:
         raise _BadFileError(
@@ -407,8 +408,11 @@ def _build(path: Path, config: dict[str, Any]) -> Network:
         )
     try:
         tensors = load_tensors(weights)
-    except SafetensorError as error:
-        raise _BadFileError(path, f"must be a safetensors file: {error}.") from None
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+        # Types that the reader does not know, F4 for example, are a KeyError in it.
+        raise _BadFileError(
+            path, f"must be a safetensors file of float32: {error!r:.200}."
+        ) from None
     with torch.random.fork_rng(devices=[]):  # the initial weights draw numbers
         network = Network(NetworkConfig(**sizes), tuple(config["optimism"]))
     wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}

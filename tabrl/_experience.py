@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from tabrl._batch import StatisticsBatch
 from tabrl._checkpoint import load_network
 from tabrl._checks import check_device
+from tabrl._codes import factorise
 from tabrl._encoder import Encoder
 from tabrl._inference import at_quantile, most_probable, solve
-from tabrl._labels import as_labels, factorise
+from tabrl._labels import as_labels
 from tabrl._network import Network
 from tabrl._offline import OfflinePolicyEstimator
 from tabrl._persistence import statistics_from_arrays, statistics_to_arrays

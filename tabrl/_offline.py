@@ -15,7 +15,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from tabrl._checkpoint import load_network
+from tabrl._checkpoint import CheckpointError, load_network
 from tabrl._checks import (
     check_device,
     check_gamma,
@@ -24,15 +24,19 @@ from tabrl._checks import (
     restored_device,
     some,
 )
+from tabrl._codes import encode, factorise
+from tabrl._dead_ends import warn_of_dead_ends
 from tabrl._features import StatisticsBatch
 from tabrl._inference import at_quantile, most_probable, solve
-from tabrl._labels import as_labels, encode, factorise
+from tabrl._labels import as_labels
 from tabrl._persistence import (
+    check_array,
     pack_random_state,
     read,
     statistics_from_arrays,
     statistics_to_arrays,
     unpack_random_state,
+    whole,
     write,
 )
 from tabrl._statistics import Statistics
@@ -76,6 +80,12 @@ class OfflinePolicyEstimator(BaseEstimator):
         Labels of all actions in the log; the columns of `predict_proba`.
     n_transitions_ : int
         Number of transitions seen.
+    state_names_ : list of str or None
+        Names of the columns that make a state, in the order of its label's parts,
+        where a log has several with names. `predict` takes them in any order.
+    columns_ : dict of str to str or int
+        Which column of the log was read as what, of the last one given: its name, or
+        its position where it has none. Empty where columns were given one by one.
 
     See Also
     --------
@@ -154,7 +164,11 @@ class OfflinePolicyEstimator(BaseEstimator):
             not changed.
         """
         data = self._read(X, y, reward, next_state, terminated)
-        return self._plan(data.states, data.actions, _count(data))
+        statistics = _count(data)
+        warn_of_dead_ends(statistics, data.states, stacklevel=2)
+        return self._plan(
+            data.states, data.actions, statistics, data.state_names, data.columns
+        )
 
     def partial_fit(
         self,
@@ -181,9 +195,14 @@ class OfflinePolicyEstimator(BaseEstimator):
         OfflinePolicyEstimator
             The estimator itself.
         """
-        data = self._read(X, y, reward, next_state, terminated)
         if not hasattr(self, "statistics_"):
-            return self._plan(data.states, data.actions, _count(data))
+            data = self._read(X, y, reward, next_state, terminated)
+            statistics = _count(data)
+            warn_of_dead_ends(statistics, data.states, stacklevel=2)
+            return self._plan(
+                data.states, data.actions, statistics, data.state_names, data.columns
+            )
+        data = self._read(X, y, reward, next_state, terminated, self.state_names_)
         states, actions, statistics = _merge(
             self.states_, self.actions_, self.statistics_, data
         )
@@ -195,7 +214,8 @@ class OfflinePolicyEstimator(BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        return self._plan(states, actions, statistics)
+        warn_of_dead_ends(statistics, states, stacklevel=2)
+        return self._plan(states, actions, statistics, data.state_names, data.columns)
 
     def predict(self, states: Any) -> NDArray:
         """Return the most probable action of each state.
@@ -296,7 +316,12 @@ class OfflinePolicyEstimator(BaseEstimator):
         }
         tables = {name: getattr(self, name) for name in _TABLES}
         arrays = tables | statistics_to_arrays(self.statistics_)
-        write(path, "OfflinePolicyEstimator", {"parameters": parameters}, arrays)
+        meta = {
+            "parameters": parameters,
+            "state_names": self.state_names_,
+            "columns": self.columns_,
+        }
+        write(path, "OfflinePolicyEstimator", meta, arrays)
 
     @classmethod
     def load(
@@ -325,31 +350,10 @@ class OfflinePolicyEstimator(BaseEstimator):
             If the file holds no such policy, or one of a newer format.
         """
         meta, arrays = read(path, "OfflinePolicyEstimator")
-        try:
-            parameters = dict(meta["parameters"])
-            if parameters["reward_range"] is not None:
-                parameters["reward_range"] = tuple(parameters["reward_range"])
-            packed = parameters["random_state"]
-            parameters["random_state"] = unpack_random_state(packed)
-            policy = cls(**parameters)
+        with whole(path, "OfflinePolicyEstimator"):
+            policy = cls(**_unpack_parameters(meta["parameters"]))
+            policy.__dict__.update(_unpack_tables(arrays) | _unpack_names(meta))
             policy._infers = policy.handle_unknown == "infer"
-            size = (len(arrays["states_"]), len(arrays["actions_"]))
-            policy.statistics_ = statistics_from_arrays(arrays, *size)
-            policy.n_transitions_ = int(policy.statistics_.n.sum())
-            for name in _TABLES:
-                setattr(policy, name, arrays[name])
-            shapes = [table.shape for table in (policy._values, policy._policy)]
-            greedy = policy._greedy
-            rows = (size[0] + 1, size[1])
-            if shapes != [(3, *rows), rows] or greedy.shape != rows[:1]:
-                raise ValueError("tables of different sizes")
-            if not ((0 <= greedy) & (greedy < size[1])).all():
-                raise ValueError("an action that is not there")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{os.fspath(path)!r} must hold a policy whole. Found it damaged: "
-                f"{error!r:.200}. Save it again."
-            ) from None
         policy.device = restored_device(policy.device) if device is None else device
         return policy
 
@@ -360,12 +364,17 @@ class OfflinePolicyEstimator(BaseEstimator):
         reward: Any = None,
         next_state: Any = None,
         terminated: Any = None,
+        state_names: list[str] | None = None,
     ) -> Transitions:
         """Check the parameters that the data must agree with, then the data."""
         check_gamma(self.gamma)
         reward_range = check_reward_range(self.reward_range)
         data = read_transitions(
-            X, y, reward=reward, next_state=next_state, terminated=terminated
+            *(X, y),
+            reward=reward,
+            next_state=next_state,
+            terminated=terminated,
+            state_names=state_names,
         )
         if reward_range is not None:
             low, high = reward_range
@@ -380,7 +389,12 @@ class OfflinePolicyEstimator(BaseEstimator):
         return data
 
     def _plan(
-        self, states: NDArray, actions: NDArray, statistics: Statistics
+        self,
+        states: NDArray,
+        actions: NDArray,
+        statistics: Statistics,
+        state_names: list[str] | None = None,
+        columns: dict[str, Any] | None = None,
     ) -> OfflinePolicyEstimator:
         """Check the parameters, run network and planning, keep tables of results."""
         gamma = check_gamma(self.gamma)
@@ -398,23 +412,39 @@ class OfflinePolicyEstimator(BaseEstimator):
         size = (statistics.n_states + 1, statistics.n_actions)
         asked = statistics.compress(active)
         if infers:
-            rows, columns = np.arange(len(active)), np.arange(size[1])
-            asked = asked.relabel(rows, columns, len(active) + 1, size[1])
+            same = np.arange(len(active)), np.arange(size[1])
+            asked = asked.relabel(*same, len(active) + 1, size[1])
             active = np.append(active, statistics.n_states)
         values = np.zeros((3, *size))
         log_policy = np.full(size, -math.log(size[1]))
         batch = StatisticsBatch.from_statistics(asked, gamma, reward_range)
         values[:, active], log_policy[active] = solve(network, batch, device)
-        self.states_, self.actions_, self._infers = states, actions, infers
-        self.statistics_ = statistics
-        self.n_transitions_ = int(statistics.n.sum())
-        self._values, self._policy = values, np.exp(log_policy)
-        self._greedy = most_probable(log_policy, rng)
+        policy = np.exp(log_policy)
+        if not (np.isfinite(values).all() and np.isfinite(policy).all()):
+            raise CheckpointError(
+                f"The network of checkpoint {str(self.checkpoint)!r} must give finite "
+                "values. Found others: its weights are damaged, or were trained on "
+                "something else. Use the bundled 'auto'."
+            )
+        fitted = {
+            "states_": states,
+            "actions_": actions,
+            "state_names_": state_names,
+            "columns_": columns or {},
+            "statistics_": statistics,
+            "n_transitions_": int(statistics.n.sum()),
+            "_values": values,
+            "_policy": policy,
+            "_greedy": most_probable(log_policy, rng),
+            "_infers": infers,
+        }
+        # In one step, so that an interrupt leaves the old policy or the new one.
+        self.__dict__.update(fitted)
         return self
 
     def _codes(self, states: Any) -> NDArray[np.int64]:
         check_is_fitted(self)
-        codes = encode(states, self.states_)
+        codes = encode(states, self.states_, self.state_names_)
         unknown = codes < 0  # their index is that of the last row
         if unknown.any() and not self._infers:
             rows = np.flatnonzero(unknown)
@@ -433,6 +463,53 @@ class OfflinePolicyEstimator(BaseEstimator):
         tags.input_tags.string = True
         tags.no_validation = True
         return tags
+
+
+def _unpack_parameters(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a file holds, checked."""
+    for name in ("checkpoint", "device", "handle_unknown"):
+        if type(saved[name]) is not str:
+            raise TypeError(f"parameter {name}")
+    if not isinstance(saved["reward_range"], list | None):
+        raise TypeError("parameter reward_range")
+    check_gamma(saved["gamma"])
+    check_handle_unknown(saved["handle_unknown"])
+    return saved | {
+        "reward_range": check_reward_range(saved["reward_range"]),
+        "random_state": unpack_random_state(saved["random_state"]),
+    }
+
+
+def _unpack_names(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the names that a file holds, checked."""
+    names, columns = meta["state_names"], dict(meta["columns"])
+    if names is not None and not (
+        isinstance(names, list) and all(type(name) is str for name in names)
+    ):
+        raise TypeError("state_names")
+    if not all(type(source) in (str, int) for source in columns.values()):
+        raise TypeError("columns")
+    return {"state_names_": names, "columns_": columns}
+
+
+def _unpack_tables(arrays: dict[str, NDArray]) -> dict[str, Any]:
+    """Return the fitted attributes that a file holds, checked against each other."""
+    for name in ("states_", "actions_"):
+        if arrays[name].ndim != 1 or not len(arrays[name]):
+            raise ValueError(f"{name} of shape {arrays[name].shape}")
+    size = (len(arrays["states_"]), len(arrays["actions_"]))
+    statistics = statistics_from_arrays(arrays, *size)
+    rows = (size[0] + 1, size[1])  # the last one is of states that are not in the log
+    check_array("_values", arrays["_values"], np.float64, (3, *rows))
+    check_array("_policy", arrays["_policy"], np.float64, rows)
+    check_array("_greedy", arrays["_greedy"], np.int64, rows[:1])
+    if not ((0 <= arrays["_greedy"]) & (arrays["_greedy"] < size[1])).all():
+        raise ValueError("an action that is not there")
+    return {
+        **{name: arrays[name] for name in _TABLES},
+        "statistics_": statistics,
+        "n_transitions_": int(statistics.n.sum()),
+    }
 
 
 def _count(data: Transitions) -> Statistics:

@@ -122,13 +122,6 @@ def action_values(P: Tensor, r: Tensor, discount: Tensor, v: Tensor) -> Tensor:
     return r + discount * ahead.permute(2, 0, 1).reshape(r.shape)
 
 
-def greedy(q: Tensor) -> Tensor:
-    """Return the greedy policy with ties in equal shares, (..., A)."""
-    best = q.amax(-1, keepdim=True)
-    ties = (q >= best - 1e-5 * (1 + best.abs())).to(q)
-    return ties / ties.sum(-1, keepdim=True)
-
-
 def evaluate_actions(P: Tensor, r: Tensor, gamma: Tensor, action: Tensor) -> Tensor:
     """Return the exact values (..., B, S) of deterministic actions (..., B, S)."""
     s = P.shape[1]

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tabrl._checks import some
-from tabrl._labels import _is_missing, as_labels, encode
+from tabrl._codes import encode
+from tabrl._labels import as_labels, is_missing
 
 
 class States:
@@ -52,7 +53,7 @@ class States:
                 f"state must be hashable. Got a {type(state).__name__} "
                 f"({state!r:.80}). Use numbers, strings or tuples."
             )
-        if _is_missing(as_label(state)):
+        if is_missing(as_label(state)):
             raise ValueError(f"state must not be missing. Got {state!r:.80}.")
 
     def add(self, state: Any) -> int:

@@ -1,15 +1,23 @@
 """Any table of logged transitions, as checked integer codes and the user's labels."""
 
 import warnings
-from dataclasses import dataclass
-from numbers import Number
+from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Number, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tabrl._columns import check_complete, refuse_whole_table, table_columns
-from tabrl._labels import as_labels, encode, factorise, label_kinds
+from tabrl._codes import encode, factorise, label_kinds
+from tabrl._columns import (
+    ORDER,
+    check_complete,
+    refuse_swapped,
+    refuse_whole_table,
+    table_columns,
+)
+from tabrl._labels import as_labels, label_names
 
 __all__ = ["Transitions", "as_labels", "encode", "read_transitions"]
 
@@ -36,6 +44,11 @@ class Transitions:
         compared, else in order of appearance. Tuples for states of several columns.
     actions : array of shape (n_actions,)
         Labels of all actions seen, in the same order.
+    state_names : list of str or None
+        Names of the columns that make a state, where there are several with names.
+    columns : dict of str to str or int
+        Which column of the table was read as what: its name, or its position where it
+        has none. Empty where they were given apart.
     """
 
     state: NDArray[np.int64]
@@ -45,6 +58,8 @@ class Transitions:
     terminated: NDArray[np.bool_]
     states: NDArray
     actions: NDArray
+    state_names: list[str] | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
 
 
 def read_transitions(
@@ -56,6 +71,7 @@ def read_transitions(
     terminated: Any = None,
     episode: Any = None,
     step: Any = None,
+    state_names: list[str] | None = None,
 ) -> Transitions:
     """Check logged transitions and return them as integer codes.
 
@@ -71,6 +87,9 @@ def read_transitions(
         Actions.
     reward, next_state, terminated, episode, step : array-like, optional
         The other columns when `y` is given. `terminated` may be one boolean for all.
+    state_names : list of str, optional
+        Names that a state's columns must have where they have any; by default those
+        of the states decide for the next states.
 
     Returns
     -------
@@ -80,8 +99,9 @@ def read_transitions(
     Warns
     -----
     UserWarning
-        If `done` has to stand in for `terminated`, or if episodes that end without
-        terminating leave a last row whose next state is unknown: it is dropped.
+        If `done` has to stand in for `terminated`; if episodes that end without
+        terminating leave a last row whose next state is unknown: it is dropped; or if
+        True or False is among numbers, whose labels 1 and 0 it shares.
 
     Raises
     ------
@@ -95,7 +115,9 @@ def read_transitions(
     by a time limit for example, is an ordinary one and needs its next state.
 
     Without a `next_state` column, `episode` and `step` give it: the next row of the
-    same episode, in order of `step`, or as given when there is no `step`.
+    same episode, in order of `step`, or as given when there is no `step`. Where every
+    row terminates none is needed. One observation more than there are actions is taken
+    for one whole episode, as minari stores it.
 
     Examples
     --------
@@ -118,28 +140,34 @@ def read_transitions(
         "step": step,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    sources: dict[str, Any] = {}
     if y is not None:
         refuse_whole_table(X)
         columns = {"state": X, "action": y, **given}
-        check_complete(columns, list(columns))
+        check_complete(columns, list(columns), apart=True)
     elif given:
         raise ValueError(
             f"{', '.join(given)} can only be given with y: X then holds the states and "
             "y the actions. Pass y, or add the columns to the table."
         )
     else:
-        columns = table_columns(X)
+        columns, sources = table_columns(X)
     if "next_state" in columns:
         columns.pop("episode", None)
         columns.pop("step", None)
 
-    arrays = _arrays(columns)
+    state_names = state_names or label_names(columns["state"])
+    arrays = _arrays(columns, state_names)
+    unnamed = list(sources.values()) == list(range(len(sources)))
+    if sources and unnamed:
+        refuse_swapped(arrays)
+    _warn_booleans(arrays)
     rewards = _rewards(arrays["reward"])
     truncated = (
         _flags("truncated", arrays["truncated"]) if "truncated" in arrays else None
     )
     if "terminated" in arrays:
-        ended = _flags("terminated", arrays["terminated"])
+        ended = _flags("terminated", arrays["terminated"], unnamed and bool(sources))
     else:
         ended = _read_done(_flags("done", arrays["done"]), truncated)
 
@@ -152,18 +180,35 @@ def read_transitions(
     else:
         states, (state,) = factorise([arrays["state"]])
         _refuse_missing("state", state)
-        order, last = _episode_order(arrays["episode"], arrays.get("step"))
-        successor = _successors(state, order, last, ended, truncated)
+        if "episode" in arrays:
+            order, last = _episode_order(arrays["episode"], arrays.get("step"))
+            successor = _successors(state, order, last, ended, truncated)
+        elif ended.all():
+            successor = np.full(len(state), -1)
+        elif len(ended) == len(state) - 1:  # one episode, and where it led
+            _refuse_early_ends(ended, truncated)
+            state, successor = state[:-1], state[1:]
+        else:
+            names = list(sources.values()) or list(columns)
+            check_complete(columns, names, apart=y is not None, final=True)
         keep = (successor >= 0) | ended
         if not keep.all():
             _warn_dropped(keep)
             state, action, rewards = state[keep], action[keep], rewards[keep]
             successor, ended = successor[keep], ended[keep]
-    return Transitions(state, action, rewards, successor, ended, states, actions)
+    return Transitions(
+        *(state, action, rewards, successor, ended, states, actions),
+        *(state_names, sources),
+    )
 
 
-def _arrays(columns: dict[str, Any]) -> dict[str, NDArray]:
-    """Return columns as arrays of equal length, at least one row."""
+def _arrays(
+    columns: dict[str, Any], state_names: list[str] | None
+) -> dict[str, NDArray]:
+    """Return columns as arrays of equal length, at least one row.
+
+    Without next states, the states may be one more than the rows.
+    """
     always = "terminated" in columns and isinstance(
         columns["terminated"], bool | np.bool_
     )
@@ -172,14 +217,18 @@ def _arrays(columns: dict[str, Any]) -> dict[str, NDArray]:
         if always and name == "terminated":
             continue
         try:
-            arrays[name] = as_labels(column)
+            names = state_names if name in ("state", "next_state") else None
+            arrays[name] = as_labels(column, names)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Column '{name}': {error}") from error
     lengths = {name: len(array) for name, array in arrays.items()}
+    n = lengths["action"]
+    episode = arrays.keys().isdisjoint(("next_state", "episode"))
+    if episode and lengths["state"] == n + 1:
+        lengths["state"] = n
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"'{name}' {length}" for name, length in lengths.items())
         raise ValueError(f"All columns must have the same length. Found {found}.")
-    n = lengths["state"]
     if not n:
         raise ValueError("Transitions must have at least one row. Found none.")
     if always:
@@ -189,21 +238,16 @@ def _arrays(columns: dict[str, Any]) -> dict[str, NDArray]:
 
 def _rewards(values: NDArray) -> NDArray[np.float64]:
     if values.dtype.kind == "O":  # Decimal, or numbers with None among them
-        for row, value in enumerate(values.tolist()):
-            if isinstance(value, bool | complex) or not (
-                value is None or isinstance(value, Number)
-            ):
-                raise TypeError(
-                    "Column 'reward' must be numeric. Found a "
-                    f"{type(value).__name__}, first at row {row} ({value!r}). "
-                    "Convert it before fit."
-                )
+        reward = np.array(
+            [_reward(row, value) for row, value in enumerate(values.tolist())]
+        )
     elif values.dtype.kind not in "iuf":
         raise TypeError(
             f"Column 'reward' must be numeric. Found dtype {values.dtype}. "
             "Convert it before fit."
         )
-    reward = values.astype(np.float64, copy=False)
+    else:
+        reward = values.astype(np.float64, copy=False)
     # NaN fails both comparisons; the extremes need no temporary array.
     if -MAX_REWARD < reward.min() and reward.max() < MAX_REWARD:
         return reward
@@ -221,16 +265,33 @@ def _rewards(values: NDArray) -> NDArray[np.float64]:
     )
 
 
-def _flags(name: str, values: NDArray) -> NDArray[np.bool_]:
+def _reward(row: int, value: Any) -> float:
+    """Return one reward; what has no place among floats is refused or not finite."""
+    if value is None:
+        return np.nan
+    # To Python and numpy booleans and durations are integers.
+    other = isinstance(value, bool | np.timedelta64)
+    if other or not isinstance(value, Real | Decimal):
+        raise TypeError(
+            f"Column 'reward' must be numeric. Found a {type(value).__name__}, first "
+            f"at row {row} ({value!r:.80}). Convert it before fit."
+        )
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond all floats
+        return np.inf if value > 0 else -np.inf  # type: ignore[operator]
+    except ValueError:  # a signalling NaN
+        return np.nan
+
+
+def _flags(name: str, values: NDArray, unnamed: bool = False) -> NDArray[np.bool_]:
     """Return a boolean column; zeros and ones will do."""
     if values.dtype.kind == "b":
         return values
     if values.dtype.kind in "iuf":
         wrong = (values != 0) & (values != 1)
     else:
-        wrong = np.array(
-            [not isinstance(v, Number) or v not in (0, 1) for v in values.tolist()]
-        )
+        wrong = np.array([not _is_flag(value) for value in values.tolist()])
     if wrong.any():
         count, row = _count_first(wrong)
         value = values[row].item() if values.dtype.kind != "O" else values[row]
@@ -238,8 +299,39 @@ def _flags(name: str, values: NDArray) -> NDArray[np.bool_]:
         raise error(
             f"Column '{name}' must be boolean (or 0 and 1). Found {count} other "
             f"values, first at row {row} ({value!r}). Convert it before fit."
+            + (ORDER if unnamed else "")
         )
     return values.astype(bool)
+
+
+def _is_flag(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return True
+    try:
+        return isinstance(value, Number) and value in (0, 1)
+    except ArithmeticError:  # a signalling NaN
+        return False
+
+
+def _warn_booleans(arrays: dict[str, NDArray]) -> None:
+    """Say what becomes of True and False among numbers."""
+    for names in (("action",), ("state", "next_state")):
+        kinds = set()
+        for name in names:
+            array = arrays.get(name)
+            if array is not None and array.dtype.kind != "O":
+                kinds.add(array.dtype.type)
+            elif array is not None:
+                kinds.update(map(type, array.tolist()))
+        flags = {kind for kind in kinds if issubclass(kind, bool | np.bool_)}
+        numbers = int | float | np.number
+        if flags and any(issubclass(kind, numbers) for kind in kinds - flags):
+            warnings.warn(
+                f"Column '{names[0]}' holds True or False among numbers: they are the "
+                "labels 1 and 0. Convert them before fit to be sure.",
+                UserWarning,
+                stacklevel=5,
+            )
 
 
 def _read_done(
@@ -333,6 +425,20 @@ def _episode_order(
                 f"before row {row}. Add the missing rows, or the column 'next_state'."
             )
     return order, last
+
+
+def _refuse_early_ends(
+    terminated: NDArray[np.bool_], truncated: NDArray[np.bool_] | None
+) -> None:
+    """Refuse an end before the last row of the only episode."""
+    for name, ended in (("terminated", terminated), ("truncated", truncated)):
+        if ended is not None and ended[:-1].any():
+            count, row = _count_first(ended[:-1])
+            raise ValueError(
+                f"Only the last row of an episode may be {name}. Found {count} earlier "
+                f"ones, first at row {row}. States that are one more than the rows are "
+                "one episode: give each episode alone, or the column 'next_state'."
+            )
 
 
 def _successors(

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import statistics
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
+from sklearn.exceptions import NotFittedError
 
 from tabrl import CheckpointError, OfflinePolicyEstimator, _checkpoint
 from tabrl._checkpoint import (
@@ -66,6 +68,18 @@ def edit_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
     replace_weights(folder, save(tensors))
 
 
+def retyped(folder: Path, dtype: str) -> bytes:
+    """Return weights with one more tensor, of a type that few readers know."""
+    weights = (folder / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(weights[:8], "little")
+    header, data = json.loads(weights[8:end]), weights[end:]
+    span = [len(data), len(data) + 8]
+    shape = [16 if dtype == "F4" else 8]
+    header["odd"] = {"dtype": dtype, "shape": shape, "data_offsets": span}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data + bytes(8)
+
+
 def damage(folder: Path) -> None:
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -107,7 +121,7 @@ BROKEN_CONFIG = {
         "must be a JSON file",
     ),
     "deep json": (write_config("[" * 100_000), "must be a JSON file"),
-    "huge json": (write_config(" " * 2**21), "more than 1048576 bytes"),
+    "huge json": (write_config(" " * 2**21), "at most 1048576 bytes"),
     "list": (write_config("[1]"), "number 'format'"),
     "format text": (lambda f: edit_config(f, format="1"), "number 'format'"),
     "format zero": (lambda f: edit_config(f, format=0), "must be of format 1"),
@@ -135,6 +149,14 @@ BROKEN_WEIGHTS = {
     "damaged": (damage, "must have the sha256"),
     "truncated": (truncate, "must have the sha256"),
     "pickle": (put_pickle, "must be a safetensors file"),
+    "unknown type": (
+        lambda f: replace_weights(f, retyped(f, "F4")),
+        "safetensors file of float32",
+    ),
+    "unknown exponents": (
+        lambda f: replace_weights(f, retyped(f, "F8_E8M0")),
+        "must (be a safetensors file|hold)",
+    ),
     "missing tensor": (
         lambda f: edit_tensors(f, embed_pair__bias=None),
         r"1 missing, for example 'embed_pair\.bias'",
@@ -264,6 +286,41 @@ def test_huge_weights_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("was read"))
     with pytest.raises(CheckpointError, match="Got 1099511627776 bytes"):
         load_network(folder, CPU)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_pipes_and_devices_are_not_read(file, tmp_path):
+    folder = make_checkpoint(tmp_path)
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    with pytest.raises(CheckpointError, match=re.escape(file)):
+        load_network(folder, CPU)
+    (folder / file).unlink()
+    (folder / file).symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=re.escape(file)):
+        load_network(folder, CPU)
+
+
+# Finite, but what they lead to is not: by tensor, the value that fills it.
+EXTREME = {
+    "embed_pair.weight": 3e38,
+    "embed_pair.bias": -3e38,
+    "unseen_head.bias": 3e38,
+}
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_weights_that_lead_to_no_numbers_leave_nothing_fitted(name, tmp_path):
+    folder = make_checkpoint(tmp_path)
+    tensors = load((folder / "model.safetensors").read_bytes())
+    edit_tensors(folder, **{name: torch.full_like(tensors[name], EXTREME[name])})
+    policy = OfflinePolicyEstimator(checkpoint=folder)
+    for method in (policy.fit, policy.partial_fit):
+        with pytest.raises(ValueError, match="network .*must give finite"):
+            method(LOG)
+        with pytest.raises(NotFittedError):
+            policy.predict(["road"])
 
 
 def test_newer_format_names_the_version_that_reads_it(tmp_path):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tabrl import OfflinePolicyEstimator, __main__, __version__
+from tabrl import OfflinePolicyEstimator, __main__, __version__, _reading
 from tabrl._checkpoint import BUNDLED, read_config
 
 
@@ -71,12 +71,12 @@ def test_parquet_is_streamed(log, tmp_path, monkeypatch):
     log["terminal"] = log.pop("terminated")
     log["unused"] = "x" * 50
     log.to_parquet(tmp_path / "log.parquet", row_group_size=700)
-    monkeypatch.setattr(__main__, "_BATCH_ROWS", 500)
+    monkeypatch.setattr(_reading, "BATCH_ROWS", 500)
     sizes = []
     real = __main__._batches
 
-    def spy(path):
-        for table in real(path):
+    def spy(path, encoding):
+        for table in real(path, encoding):
             sizes.append((len(table), table.num_columns))
             yield table
 
@@ -98,7 +98,7 @@ def test_episodes_are_not_cut(tmp_path, monkeypatch):
         }
     )
     log.to_parquet(tmp_path / "log.parquet")
-    monkeypatch.setattr(__main__, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(_reading, "BATCH_ROWS", 7)
     assert run("fit", tmp_path / "log.parquet", "-o", tmp_path / "out.csv") == 0
     check_table(tmp_path / "out.csv", OfflinePolicyEstimator(0.99).fit(log))
 
@@ -174,7 +174,7 @@ def test_columns_missing_from_parquet(tmp_path, capsys):
 def test_error_in_a_later_batch_says_where(log, tmp_path, monkeypatch, capsys):
     log.loc[2000, "reward"] = np.nan
     log.to_parquet(tmp_path / "log.parquet")
-    monkeypatch.setattr(__main__, "_BATCH_ROWS", 1500)
+    monkeypatch.setattr(_reading, "BATCH_ROWS", 1500)
     assert run("fit", tmp_path / "log.parquet") == 2
     error = capsys.readouterr().err
     assert "Counting rows from 1500 of" in error
@@ -187,10 +187,10 @@ def test_failed_write_leaves_what_was_there(log, tmp_path, monkeypatch, capsys):
     out.write_text("before")
 
     def fail(policy, file):
-        file.write("half")
+        file.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(__main__, "_write_policy", fail)
+    monkeypatch.setattr(__main__, "_write_csv", fail)
     assert run("fit", tmp_path / "log.csv", "-o", out) == 2
     assert out.read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 2

@@ -11,11 +11,15 @@ ROOT = Path(__file__).parents[1]
 # A module may import those before it.
 ORDER = (
     "_checks",
+    "_files",
     "_labels",
+    "_times",
+    "_codes",
     "_columns",
     "_transitions",
     "_states",
     "_statistics",
+    "_dead_ends",
     "_tally",
     "_features",
     "_network",
@@ -24,6 +28,7 @@ ORDER = (
     "_inference",
     "_checkpoint",
     "_persistence",
+    "_reading",
     "_environments",
     "_offline",
     "_online",
@@ -34,6 +39,8 @@ ORDER = (
 THIRD_PARTY = {
     "_checks": {"numpy", "torch"},
     "_labels": {"numpy", "narwhals"},
+    "_times": {"numpy"},
+    "_codes": {"numpy"},
     "_states": {"numpy"},
     "_columns": {"numpy", "narwhals"},
     "_transitions": {"numpy", "narwhals"},

@@ -329,6 +329,7 @@ scalars = st.one_of(
 )
 
 
+@pytest.mark.filterwarnings("ignore:.* True or False among numbers:UserWarning")
 @given(st.lists(scalars | st.tuples(scalars, scalars), min_size=1))
 def test_reading_and_encoding_agree_with_a_dict(labels):
     transitions = read_transitions(
