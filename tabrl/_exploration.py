@@ -145,7 +145,7 @@ def draw_posterior(
     drawn_edges = gamma(posterior.edge_prob * visits.view(-1)[features.edge_pair])
     total = segment_sum(drawn_edges, features.edge_pair, n_pairs)
     total = total.view_as(features.n) + drawn_parts.sum(0)
-    # Next to no visits may leave numbers too small to be told from zero.
+    # Next to no visits may leave numbers that are zero but for rounding.
     drawn = total > torch.finfo(total.dtype).tiny * 1e6
     total = torch.where(drawn, total, 1.0)
     parts = torch.where(drawn, drawn_parts[:-1] / total, parts)

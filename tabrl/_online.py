@@ -100,12 +100,12 @@ class OnlineAgent(Experience):
     >>> from tabrl import OnlineAgent
     >>> agent = OnlineAgent(5, 2, reward_range=(0, 1), random_state=0)
     >>> for episode in range(10):
-    ...     room, found, step = 0, False, 0
-    ...     while not found and step < 20:
+    ...     room, end, step = 0, False, 0
+    ...     while not end and step < 20:
     ...         action = agent.act(room)
     ...         after = min(room + 1, 4) if action == 1 else max(room - 1, 0)
-    ...         found, step = after == 4, step + 1
-    ...         agent.observe(room, action, float(found), after, found, step == 20)
+    ...         end, step = after == 4, step + 1
+    ...         agent.observe(room, action, float(end), after, end, step == 20)
     ...         room = after
     >>> agent.predict([0, 1, 2, 3])
     array([1, 1, 1, 1])

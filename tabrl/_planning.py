@@ -185,7 +185,7 @@ class SparseProcess:
         self.predecessors = array(posterior.predecessors)[0]
         self.anywhere = array(posterior.anywhere)[0]
         self.gamma = float(features.gamma)
-        self.mixes_slowly = False  # found out while solving
+        self.mixes_slowly = False  # set while solving
 
     def action_values(self, r: NDArray, v: NDArray) -> NDArray:
         """Return q = r + gamma P v, (S, A)."""

@@ -47,7 +47,7 @@ class Policy:
     def draw(
         self, code: int, mask: NDArray[np.bool_] | None, rng: np.random.Generator
     ) -> int:
-        """Draw an action; a mask that changed must be told to `forget`."""
+        """Draw an action. Call `forget` before, if the mask has changed."""
         cumulative = self._cumulative.get(code)
         if cumulative is None:
             cumulative = list(accumulate(self.probabilities(code, mask).tolist()))

@@ -2,7 +2,7 @@
 
 `Statistics` counts a whole log at once, vectorised, and is what everything else reads.
 `Tally` counts one transition at a time in constant time, as an agent needs it between
-two actions, and gives the same `Statistics` when asked.
+two actions, and gives the same `Statistics` at any time.
 """
 
 from __future__ import annotations
