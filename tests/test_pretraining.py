@@ -824,26 +824,45 @@ def test_training_on_cuda_is_close_to_the_cpu(whole, tmp_path):
 # Several processes
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names the loopback interface")
-@pytest.mark.parametrize("begun_by", [2, 1])
-def test_two_ranks_take_the_steps_of_one(tmp_path, begun_by):
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """Return folders of one training: by one rank, by two, and begun by one of two.
+
+    Both trainings of two ranks run at once, as most of their time is that of starting.
+    """
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("ranks")
     config = replace(TINY, groups_per_step=3)  # which two ranks cannot halve
-    train(config, tmp_path / "one", CPU, n_workers=0)
-    if begun_by == 1:
-        train(config, tmp_path / "run", CPU, n_workers=0, minutes=0)
+    train(config, folder / "whole", CPU, n_workers=0)
+    (folder / "two").mkdir()
+    train(config, folder / "one" / "run", CPU, n_workers=0, minutes=0)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--local-addr=127.0.0.1", "--nproc-per-node=2"]
-    subprocess.run(
-        [*torchrun, "-m", "pretraining.recipe.train", *command_line(config, tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        check=True,
-        timeout=300,
-    )
-    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "run")
+    torchrun += ["-m", "pretraining.recipe.train"]
+    launched = [
+        subprocess.Popen(
+            [*torchrun, *command_line(config, folder / begun_by)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for begun_by in ("two", "one")
+    ]
+    try:
+        assert [process.wait(timeout=300) for process in launched] == [0, 0]
+    finally:
+        for process in launched:
+            process.terminate()
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names the loopback interface")
+@pytest.mark.parametrize("begun_by", ["two", "one"])
+def test_two_ranks_take_the_steps_of_one(two_ranks, begun_by):
+    run = two_ranks / begun_by / "run"
+    one, two = metrics_of(two_ranks / "whole"), metrics_of(run)
     for left, right in zip(one, two, strict=True):
         assert right == pytest.approx(left, rel=1e-3, abs=1e-4)
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["ranks"] == 2
 
 

@@ -5,10 +5,14 @@ The benchmark's environments are for judging: no draw may be one of them.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from pretraining import prior
 from pretraining.benchmark.environments import environments
 from pretraining.prior import FAMILIES, log_uniform
 from pretraining.prior._process import (
@@ -18,7 +22,9 @@ from pretraining.prior._process import (
     start_distribution,
 )
 from pretraining.recipe import targets
+from pretraining.recipe.groups import Groups, TrainConfig
 from pretraining.recipe.targets import draw_processes, evaluate_policy, solve
+from pretraining.validation.sets import validation_set
 
 SIZES = [(2, 2), (3, 2), (4, 3), (5, 6), (9, 4), (20, 5), (64, 6), (100, 2)]
 
@@ -281,3 +287,37 @@ def test_the_best_action_of_a_state_is_one_that_it_has():
     assert not batch.allowed.all()
     best = batch.q.masked_fill(~batch.allowed, -torch.inf).amax(-1)
     np.testing.assert_allclose(best, batch.q.amax(-1))
+
+
+def toy(rng: np.random.Generator, n_states: int, n_actions: int) -> Process:
+    """Return a process in which one action of the first state pays, and ends."""
+    P = np.tile(np.eye(n_states)[0], (n_states, n_actions, 1))
+    P[0, 0] = np.eye(n_states)[-1]
+    R = np.zeros((n_states, n_actions, n_states))
+    R[0, 0] = 1.0
+    start, terminal = np.eye(n_states)[0], np.arange(n_states) == n_states - 1
+    return Process(P, R, terminal, start, 0.0)
+
+
+def test_a_new_family_is_one_module_and_one_line():
+    """Every module is registered, so that a module alone is not forgotten."""
+    folder = Path(prior.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if path.stem[0] != "_"}
+    assert modules - {"variations"} == set(FAMILIES)
+
+
+def test_a_registered_family_is_trained_on_and_validated(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "toy", toy)
+    config = TrainConfig(max_states=6, large_share=0, pairs_per_group=60)
+    assert "toy" not in config.families  # those of the release stay as they are
+    groups = Groups(replace(config, families=("toy",)), 40)
+    sizes = set()
+    for i in range(10):
+        _, S, _, _ = groups[i].batch.P.shape
+        is_toy = (groups[i].batch.P[:, 0, 0, -1] == 1) & groups[i].batch.terminal[:, -1]
+        assert S <= 2 or is_toy.all()  # one state or one pull: bandits
+        sizes.add(S)
+    assert max(sizes) > 2
+    cells = [cell for cell in validation_set(8) if cell[0] == "toy"]
+    assert [size for _, size, _, _ in cells] == [16, 128, 1024, 8192]
+    assert all(batch.terminal[:, -1].all() for _, _, batch, _ in cells)

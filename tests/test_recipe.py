@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import os
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 
 from pretraining.recipe.export import export
-from pretraining.recipe.train import TrainConfig
+from pretraining.recipe.train import TrainConfig, train
 from pretraining.validation import gallery
 from tabrl._checkpoint import read_config
 
@@ -53,15 +55,57 @@ def test_smoke_recipe_goes_from_the_prior_to_an_estimator(tmp_path):
 def test_the_same_seed_gives_the_same_checkpoint(tmp_path):
     config = replace(TrainConfig.from_json(RUNS / "smoke.json"), n_steps=3)
     digests = []
-    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
-        out, path = tmp_path / name, tmp_path / f"{name}.json"
-        path.write_text(json.dumps(asdict(replace(config, seed=seed))))
-        train = ["--config", path, "--out", out, "--device", "cpu", "--threads", 1]
-        run("python3", "-m", "pretraining.recipe.train", *train)
+    # One of the command, in a process of its own, and two of the function in this one.
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(asdict(config)))
+    arguments = ["--config", path, "--out", tmp_path / "one", "--device", "cpu"]
+    run("python3", "-m", "pretraining.recipe.train", *arguments, "--threads", 1)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, seed in (("two", 0), ("other", 1)):
+        cpu = torch.device("cpu")
+        train(replace(config, seed=seed), tmp_path / name, cpu, n_workers=0)
+    torch.set_num_threads(n_threads)
+    for name in ("one", "two", "other"):
+        out = tmp_path / name
         export(out, out / "checkpoint")
         digests.append(read_config(out / "checkpoint")["sha256"])
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
+
+
+# A module of the recipe may import those before it.
+ORDER = ("targets", "simulate", "loss", "groups", "run", "train", "export")
+
+
+def wrong_arrows(name: str, source: str) -> set[str]:
+    """Return the modules of the recipe that `name` must not import and does."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    parts = [imported.split(".") for imported in names]
+    recipe = {part[2] for part in parts if part[:2] == ["pretraining", "recipe"]}
+    later = {"benchmark", "validation"}
+    upwards = {part[1] for part in parts if part[0] == "pretraining"} & later
+    return recipe - set(ORDER[: ORDER.index(name)]) | upwards
+
+
+def test_each_module_of_the_recipe_imports_only_those_before_it():
+    modules = {path.stem: path for path in (ROOT / "pretraining/recipe").glob("*.py")}
+    del modules["__init__"]
+    assert modules.keys() == set(ORDER)
+    for name, path in modules.items():
+        assert not wrong_arrows(name, path.read_text()), name
+    for line in (
+        "from pretraining.recipe.loss import WEIGHTS",
+        "from pretraining.recipe import loss",
+        "import pretraining.recipe.loss",
+        "from pretraining.validation.sets import SEED",
+    ):
+        assert wrong_arrows("simulate", line), line
 
 
 def test_recipes_name_configurations_that_exist():

@@ -23,6 +23,7 @@ from pretraining.recipe.export import model_card
 from pretraining.recipe.simulate import explore, to_statistics, with_rewards
 from pretraining.recipe.targets import ProcessBatch, draw_processes, solve, uniform
 from pretraining.validation import (
+    bayes,
     bootstrap,
     controls,
     exploration,
@@ -440,6 +441,9 @@ def make_run(folder: Path) -> None:
 @pytest.mark.usefixtures("two_families")
 def test_command_writes_report_and_figure(tmp_path, monkeypatch, capsys):
     make_run(tmp_path)
+    # The search for the reference takes most of the time, and has tests of its own.
+    monkeypatch.setattr(bayes, "_N_STARTS", 1)
+    monkeypatch.setattr(bayes, "_MAX_STEPS", 20)
     figure = tmp_path / "figure.png"
     arguments = ["validate", "--run", str(tmp_path), "--per-cell", "8"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--figure", str(figure)])

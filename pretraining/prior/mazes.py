@@ -123,8 +123,8 @@ def neighbours(cells: NDArray) -> NDArray:
     index = np.full(cells.max(0) + 2, -1)
     index[tuple(cells.T)] = np.arange(len(cells))
     to = cells[:, None] + _DIRECTIONS
-    found = index[to[..., 0], to[..., 1]]
-    return np.where(found < 0, np.arange(len(cells))[:, None], found)
+    neighbour = index[to[..., 0], to[..., 1]]
+    return np.where(neighbour < 0, np.arange(len(cells))[:, None], neighbour)
 
 
 def _moves(rng: Rng, neighbour: NDArray, A: int) -> NDArray:

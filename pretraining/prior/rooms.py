@@ -161,9 +161,9 @@ def _goals_and_start(rng: Rng, moves: NDArray) -> tuple[NDArray, NDArray]:
     goals = np.append(first, rng.choice(S - 1, n_goals - 1, replace=False))
     goals[1:] += goals[1:] >= first
     distance = _distance(moves, first)
-    apart = ~np.isin(np.arange(S), goals) & (distance < S)
-    if not apart.any():  # the other goals are all that reaches the first
-        goals, apart = goals[:1], (distance > 0) & (distance < S)
+    far = ~np.isin(np.arange(S), goals) & (distance < S)
+    if not far.any():  # the other goals are all that reaches the first
+        goals, far = goals[:1], (distance > 0) & (distance < S)
     if rng.random() < 0.8:
-        apart &= distance >= np.quantile(distance[apart], rng.uniform(0.3, 1))
-    return goals, start_distribution(rng, apart)
+        far &= distance >= np.quantile(distance[far], rng.uniform(0.3, 1))
+    return goals, start_distribution(rng, far)

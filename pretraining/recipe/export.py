@@ -2,9 +2,9 @@
 
     python -m pretraining.recipe.export --run runs/base --out tabrl/checkpoint
 
-The folder holds the weights, config.json with the training manifest and validation
-figures, and a model card. With ``--push-to-hub org/name`` it goes to a repository of
-the Hugging Face Hub too, with the token of ``hf auth login`` or HF_TOKEN.
+Last of the recipe. The folder holds the weights, config.json with the training manifest
+and validation figures, and a model card. With ``--push-to-hub org/name`` it goes to a
+repository of the Hugging Face Hub too, with the token of ``hf auth login`` or HF_TOKEN.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _ONE_STATE = 0.12
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the outcome of a run, apart from the machine."""
+    """Everything that decides the outcome of a run, except the machine."""
 
     seed: int = 0
     n_steps: int = 10_000

@@ -1,6 +1,8 @@
 """Draw a picture of every family of the prior: three processes each, and their optima.
 
-python -m pretraining.validation.gallery --output gallery
+    python -m pretraining.validation.gallery --output gallery
+
+It serves people who write a family or judge one; nothing else imports it.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import shortest_path
 
 from pretraining.prior import FAMILIES
-from pretraining.recipe.targets import draw_processes
+from pretraining.recipe.targets import ProcessBatch, draw_processes
 
 _LEGEND = (
     "Top: states (circles), placed by the number of steps between them, in the colour "
@@ -59,47 +62,65 @@ def draw(family: str) -> Figure:
     about = (sys.modules[FAMILIES[family].__module__].__doc__ or family).split("\n")[0]
     figure.suptitle(about, fontsize=14, weight="bold")
     figure.supxlabel(_LEGEND, fontsize=9)
-    states = np.arange(S)
     for i, (graph, image, table) in enumerate(axes.T):
-        terminal, allowed = batch.terminal[i].numpy(), batch.allowed[i].numpy()
-        q = np.where(allowed, batch.q[i], -np.inf)
-        best, v = q.argmax(1), q.max(1)
-        P = batch.P[i].numpy() * ~terminal[:, None, None]
-        chosen = P[states, best]
-
-        linked = P.max(1) > 0.01
-        x = place(linked)
-        lines = LineCollection(list(x[np.argwhere(linked)]), color="0.8", lw=0.8)
-        graph.add_collection(lines)
-        s, t = np.nonzero((chosen > 0.05) & ~np.eye(S, dtype=bool))
-        step = 0.8 * (x[t] - x[s])
-        exact = {"angles": "xy", "scale_units": "xy", "scale": 1}
-        graph.quiver(*x[s].T, *step.T, **exact, width=0.008, alpha=chosen[s, t])
-        ring = np.where(batch.start[i] > 0, "limegreen", "black")[~terminal]
-        around = {"edgecolors": ring, "linewidths": np.where(ring == "black", 0.5, 2.5)}
-        points = graph.scatter(
-            *x[~terminal].T, c=v[~terminal], s=110, zorder=3, **around
+        allowed = batch.allowed[i].numpy()
+        best = np.where(allowed, batch.q[i], -np.inf).argmax(1)
+        _draw_graph(figure, graph, batch, i, best)
+        image.imshow(
+            batch.P[i].numpy()[np.arange(S), best], cmap="Blues", vmin=0, vmax=1
         )
-        graph.scatter(*x[terminal].T, c="red", marker="s", s=110, zorder=3)
-        figure.colorbar(points, ax=graph, location="bottom", shrink=0.7, label="V*")
-        graph.set_aspect("equal", "datalim")
-        graph.set_axis_off()
-        noise, outcomes = float(batch.noise[i]), batch.outcomes[i].tolist()
-        kind = f"reward noise {noise:.2g}" if noise else "no reward noise"
-        if not np.isnan(outcomes[0]):
-            kind = "rewards {:.2g} or {:.2g}".format(*outcomes)
-        graph.set_title(f"gamma {batch.gamma[i]:.3f}; {kind}", fontsize=11)
-
-        image.imshow(batch.P[i].numpy()[states, best], cmap="Blues", vmin=0, vmax=1)
         image.set(xlabel="next state", ylabel="state")
-        reward = batch.reward[i].numpy()
-        most = np.abs(reward).max()
-        shades = table.imshow(reward.T, "RdBu", vmin=-most, vmax=most, aspect="auto")
-        table.plot(states[~terminal], best[~terminal], "k.", markersize=5)
-        table.plot(*np.argwhere(~allowed).T, "kx", markersize=4)
-        table.set(xlabel="state", ylabel="action", yticks=range(A))
-        figure.colorbar(shades, ax=table, label="reward")
+        _draw_rewards(figure, table, batch, i, best)
     return figure
+
+
+def _draw_graph(
+    figure: Figure, axis: Axes, batch: ProcessBatch, i: int, best: NDArray
+) -> None:
+    """Draw the states of process i, what leads where, and the optimal actions (S,)."""
+    terminal = batch.terminal[i].numpy()
+    S = len(terminal)
+    v = batch.q[i].numpy()[np.arange(S), best]
+    P = batch.P[i].numpy() * ~terminal[:, None, None]
+    chosen = P[np.arange(S), best]
+
+    linked = P.max(1) > 0.01
+    x = place(linked)
+    lines = LineCollection(list(x[np.argwhere(linked)]), color="0.8", lw=0.8)
+    axis.add_collection(lines)
+    s, t = np.nonzero((chosen > 0.05) & ~np.eye(S, dtype=bool))
+    step = 0.8 * (x[t] - x[s])
+    exact = {"angles": "xy", "scale_units": "xy", "scale": 1}
+    axis.quiver(*x[s].T, *step.T, **exact, width=0.008, alpha=chosen[s, t])
+    ring = np.where(batch.start[i] > 0, "limegreen", "black")[~terminal]
+    around = {"edgecolors": ring, "linewidths": np.where(ring == "black", 0.5, 2.5)}
+    points = axis.scatter(*x[~terminal].T, c=v[~terminal], s=110, zorder=3, **around)
+    axis.scatter(*x[terminal].T, c="red", marker="s", s=110, zorder=3)
+    figure.colorbar(points, ax=axis, location="bottom", shrink=0.7, label="V*")
+    axis.set_aspect("equal", "datalim")
+    axis.set_axis_off()
+    title = f"gamma {batch.gamma[i]:.3f}; {_kind_of_rewards(batch, i)}"
+    axis.set_title(title, fontsize=11)
+
+
+def _kind_of_rewards(batch: ProcessBatch, i: int) -> str:
+    noise, outcomes = float(batch.noise[i]), batch.outcomes[i].tolist()
+    if not np.isnan(outcomes[0]):
+        return "rewards {:.2g} or {:.2g}".format(*outcomes)
+    return f"reward noise {noise:.2g}" if noise else "no reward noise"
+
+
+def _draw_rewards(
+    figure: Figure, axis: Axes, batch: ProcessBatch, i: int, best: NDArray
+) -> None:
+    """Draw the mean rewards of process i, with the optimal actions (S,) marked."""
+    reward, alive = batch.reward[i].numpy(), ~batch.terminal[i].numpy()
+    most = np.abs(reward).max()
+    shades = axis.imshow(reward.T, "RdBu", vmin=-most, vmax=most, aspect="auto")
+    axis.plot(np.flatnonzero(alive), best[alive], "k.", markersize=5)
+    axis.plot(*np.argwhere(~batch.allowed[i].numpy()).T, "kx", markersize=4)
+    axis.set(xlabel="state", ylabel="action", yticks=range(reward.shape[1]))
+    figure.colorbar(shades, ax=axis, label="reward")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pretraining.recipe.targets import ProcessBatch
 
 # Regrets beyond twice the uniform policy's are cut off, so that one episode of one
 # process does not decide a mean. Below 0 they are possible: a policy that takes over
-# may gain in its state what the first one had not lost at the start.
+# may gain more in its state than the first one's regret at the start.
 _BOUND = 2.0
 
 
