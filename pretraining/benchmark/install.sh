@@ -25,14 +25,15 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import d3rlpy, mdptoolbox, quantecon, rliable, stable_baselines3  # noqa: F401
+import d3rlpy, icu_sepsis, mdptoolbox, quantecon, rliable  # noqa: F401
+import stable_baselines3, xenoverse.anymdp  # noqa: F401
 
 kept = Path(sys.argv[1]).read_text().strip().removeprefix("torch==")
 if version("torch") != kept:
     sys.exit(f"torch must stay {kept}. Found {version('torch')}.")
 for name in (
     *("torch", "gymnasium", "numpy", "pandas", "rliable", "arch", "d3rlpy"),
-    *("stable-baselines3", "quantecon", "pymdptoolbox"),
+    *("stable-baselines3", "quantecon", "pymdptoolbox", "icu-sepsis", "xenoverse"),
 ):
     print(f"{name}=={version(name)}")
 CHECK

@@ -13,17 +13,30 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+from pretraining.benchmark.environments.anymdp import anymdp
 from pretraining.benchmark.environments.bandit import bernoulli_bandit
+from pretraining.benchmark.environments.blackjack import blackjack
 from pretraining.benchmark.environments.deep_sea import deep_sea
 from pretraining.benchmark.environments.forest import forest
+from pretraining.benchmark.environments.gambler import gambler
 from pretraining.benchmark.environments.garnet import garnet
 from pretraining.benchmark.environments.grids import (
     gridworld,
     slippery_lake,
     two_room_maze,
 )
+from pretraining.benchmark.environments.inventory import lost_sales
+from pretraining.benchmark.environments.lakes import (
+    lake_with_costly_hole,
+    random_lake,
+)
+from pretraining.benchmark.environments.queueing import admission_queue
+from pretraining.benchmark.environments.random_mdp import random_mdp
 from pretraining.benchmark.environments.river_swim import river_swim
+from pretraining.benchmark.environments.sepsis import icu_sepsis
+from pretraining.benchmark.environments.taxi import taxi_with_fine
 from pretraining.benchmark.environments.toy_text import toy_text
+from pretraining.benchmark.environments.wet_chicken import wet_chicken
 from pretraining.benchmark.process import EPISODE_STEPS, Environment
 
 __all__ = [
@@ -162,6 +175,29 @@ _develop("forest-10", partial(forest, 10))
 _develop(
     "bandit-10", partial(bernoulli_bandit, np.random.default_rng(0).random(10).tolist())
 )
+
+register("ICU-Sepsis-v2", icu_sepsis, steps=500)  # the package's limit
+register("Blackjack-v1", blackjack)
+register("Taxi-v4-fine-100", partial(taxi_with_fine, 100.0), steps=200)
+register("Taxi-v4-fine-1000", partial(taxi_with_fine, 1000.0), steps=200)
+register("Taxi-v4-fine-10000", partial(taxi_with_fine, 10000.0), steps=200)
+register("FrozenLake-v1-hole-100", partial(lake_with_costly_hole, 100.0), steps=100)
+register("FrozenLake-v1-random-8x8", partial(random_lake, 8), steps=200, family=True)
+register(
+    "CliffWalking-v1-slippery",
+    partial(toy_text, "CliffWalking-v1", is_slippery=True),
+    steps=200,  # slipping back makes the way longer
+)
+# From empty, the best stock takes an order of 15; 31 places are never full under it.
+register("inventory-31", partial(lost_sales, 31, 15, 39.0))
+register("queue-21", partial(admission_queue, 20))
+register("WetChicken-5x5", wet_chicken)
+register("RandomMDP-50-4", random_mdp, family=True)
+register("AnyMDP-16", partial(anymdp, 16), steps=100, family=True)
+register("AnyMDP-32", partial(anymdp, 32), steps=100, family=True)
+register("AnyMDP-64", partial(anymdp, 64), steps=100, family=True)
+register("AnyMDP-128", partial(anymdp, 128), steps=100, family=True)
+register("gambler-100", partial(gambler, 100), steps=100)
 
 ENVIRONMENT_NAMES = names(DEVELOPMENT)
 FOREIGN_NAMES = names(FOREIGN)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pretraining.benchmark.process import Environment
 
 
 def garnet(
-    n_states: int, n_actions: int, n_successors: int, gamma: float, seed: int = 0
+    n_states: int,
+    n_actions: int,
+    n_successors: int,
+    gamma: float,
+    seed: int | Sequence[int] = 0,
 ) -> Environment:
     """Draw a Garnet process, as in Bhatnagar et al. (2009, section 7).
 
