@@ -311,6 +311,16 @@ def test_giving_up_needs_a_bad_policy_and_something_untried():
     assert found["regret"] < 10
 
 
+@pytest.mark.parametrize(
+    ("part", "stops"),
+    [("regret", False), ("foreign", False), ("convergence", True), ("deep sea", True)],
+)
+def test_regret_is_that_of_all_episodes_and_other_parts_end_when_solved(part, stops):
+    row = score_cell(cell(part=part, episodes=30), None)[0]
+    assert row["solved"] is not None
+    assert row["curve"][-1][0] == (row["solved"] + 7 if stops else 30)
+
+
 def test_same_seed_same_row():
     for method in ("PSRL", "Q-learning", "Boltzmann + VI"):
         run = cell(method=method, constant=None, episodes=8)
