@@ -311,6 +311,16 @@ def test_giving_up_needs_a_bad_policy_and_something_untried():
     assert found["regret"] < 10
 
 
+@pytest.mark.parametrize(
+    ("part", "stops"),
+    [("regret", False), ("foreign", False), ("convergence", True), ("deep sea", True)],
+)
+def test_regret_is_that_of_all_episodes_and_other_parts_end_when_solved(part, stops):
+    row = score_cell(cell(part=part, episodes=30), None)[0]
+    assert row["solved"] is not None
+    assert row["curve"][-1][0] == (row["solved"] + 7 if stops else 30)
+
+
 def test_same_seed_same_row():
     for method in ("PSRL", "Q-learning", "Boltzmann + VI"):
         run = cell(method=method, constant=None, episodes=8)
@@ -328,6 +338,47 @@ def test_cells_differ_and_leave_out_tabrl_without_a_checkpoint():
         score_cell(cell(method=TABRL, constant=None), None)
 
 
+def test_a_slow_method_runs_less_and_a_missing_one_or_world_not_at_all(
+    registry, monkeypatch, capsys
+):
+    class Slow(Boltzmann):
+        name = "slow"
+        environments = ("RiverSwim-6", "DeepSea-6")
+        max_seeds = 2
+
+    class Absent(Boltzmann):
+        name = "absent"
+        package = "no_such_package"
+
+    register(Slow)
+    register(Absent)
+    protocol = Protocol(
+        environments=("RiverSwim-6", "gridworld-3x3"),
+        methods=("slow", "absent", "Boltzmann + VI"),
+        n_seeds=3,
+        n_episodes=1,
+        convergence_seeds=0,
+        sizes=(),
+        foreign=(),
+    )
+    runs = [(c["method"], c["environment"]) for c in protocol.cells()]
+    assert runs.count(("slow", "RiverSwim-6")) == 2
+    assert runs.count(("slow", "gridworld-3x3")) == 0
+    assert runs.count(("absent", "gridworld-3x3")) == 3
+
+    def build(name, gamma):
+        if name == "gridworld-3x3":
+            raise ModuleNotFoundError("It needs a package.")
+
+    monkeypatch.setattr(online, "environment", build)
+    rows = online.run(protocol, progress_bar=False)
+    found = {(row["method"], row["environment"]) for row in rows}
+    assert found == {("slow", "RiverSwim-6"), ("Boltzmann + VI", "RiverSwim-6")}
+    said = capsys.readouterr().err
+    assert "Left out: absent, as no_such_package is not installed" in said
+    assert "Left out: gridworld-3x3. It needs a package." in said
+
+
 def test_run_writes_rows_and_goes_on_with_them(tmp_path):
     protocol = Protocol(
         environments=("RiverSwim-6",),
@@ -336,6 +387,7 @@ def test_run_writes_rows_and_goes_on_with_them(tmp_path):
         n_episodes=3,
         convergence_seeds=0,
         sizes=(),
+        foreign=(),
         checkpoint=None,
     )
     path = tmp_path / "online.jsonl"
@@ -378,6 +430,7 @@ def test_a_method_of_ones_own_is_one_class_and_one_registration():
         n_episodes=10,
         convergence_seeds=0,
         sizes=(),
+        foreign=(),
         checkpoint=None,
     )
     rows = online.run(protocol, progress_bar=False)

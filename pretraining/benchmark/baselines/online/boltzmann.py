@@ -11,7 +11,8 @@ class Boltzmann(ValueIteration):
     """Follows the Boltzmann policy of the optimal values of observed frequencies.
 
     Plans once an episode, at its start. The temperature, in units of the rewards, is
-    0.3, that of the control in ``benchmark.md``.
+    0.3. With it this control, which explores by chance alone, is faster than UCB-VI in
+    the seed paper's grids (arXiv 2606.18812).
     """
 
     name = "Boltzmann + VI"

@@ -66,7 +66,8 @@ class Continuing(ValueIteration):
         Where the package has it.
     """
 
-    parts = ("regret",)
+    parts = ("regret", "foreign")
+    max_seeds = 5
     package = "statisticalrl_learners"
     module: ClassVar[str]
     class_name: ClassVar[str]

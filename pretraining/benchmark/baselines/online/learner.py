@@ -38,6 +38,10 @@ class Learner:
         environment in hindsight.
     parts : tuple of str
         Parts of the protocol that the method runs in.
+    environments : tuple of str or None
+        Names of those that the method runs in; None for all. For slow ones.
+    max_seeds : int or None
+        The most runs in an environment; None for no limit. For slow ones.
     needs : tuple of str
         Keywords that the constructor takes beside the above, of ``"checkpoint"``,
         ``"seed_model"`` and ``"seed"``. A method is left out where one is None.
@@ -50,6 +54,8 @@ class Learner:
     name: ClassVar[str]
     constants: ClassVar[tuple[float | None, ...]] = (None,)
     parts: ClassVar[tuple[str, ...]] = ("regret", "convergence")
+    environments: ClassVar[tuple[str, ...] | None] = None
+    max_seeds: ClassVar[int | None] = None
     needs: ClassVar[tuple[str, ...]] = ()
     package: ClassVar[str | None] = None
     is_baseline: ClassVar[bool] = True

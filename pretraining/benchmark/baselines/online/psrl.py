@@ -20,6 +20,7 @@ class PSRL(ValueIteration):
     """
 
     name = "PSRL"
+    parts = ("regret", "convergence", "foreign")
     _STRENGTH, _SHAPE, _RATE = 0.1, 1.0, 0.01
 
     def begin(self) -> None:

@@ -25,7 +25,7 @@ class Tabrl(Learner):
     """
 
     name = "tabrl"
-    parts = ("regret", "convergence", "deep sea")
+    parts = ("regret", "convergence", "deep sea", "foreign")
     needs = ("checkpoint", "seed")
     is_baseline = False
 

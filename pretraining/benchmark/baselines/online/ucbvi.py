@@ -36,7 +36,7 @@ class UCBVI(ValueIteration):
 
     name = "UCB-VI"
     constants = (0.01, 0.1, 1.0)
-    parts = ("regret", "convergence", "deep sea")
+    parts = ("regret", "convergence", "deep sea", "foreign")
 
     def __init__(self, *args: Any, delta: float = 0.1, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -24,6 +24,9 @@ from pretraining.benchmark.process import Environment
 from pretraining.benchmark.regret import followed_regret
 
 _GOOD, _IN_A_ROW = 0.95, 8
+# Parts in which a run stops once it is solved. In the others regret is summed up over
+# as many episodes for every method.
+_UNTIL_SOLVED = ("convergence", "deep sea")
 _CURVE_POINTS = 60
 
 
@@ -171,7 +174,7 @@ def score_cell(
         if simulator.n_tried > n_tried:
             n_tried, last_new_pair = simulator.n_tried, episode
         good.append(-float(env.start @ loss(learner.exploit())) >= threshold)
-        if cell["part"] != "regret" and solved(good[-_IN_A_ROW:]):
+        if cell["part"] in _UNTIL_SOLVED and solved(good[-_IN_A_ROW:]):
             break
     untried = simulator.n_untried
     return [
