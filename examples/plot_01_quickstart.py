@@ -2,16 +2,15 @@
 From a log to a policy
 ======================
 
-A log of 4,000 steps of a random walker on FrozenLake goes in, and a policy for each
-tile comes out. No environment was needed to learn it; here it serves to check the
-result, because its true probabilities are known and the value of a policy can be
-computed exactly.
+This example learns a policy for FrozenLake from a log of 4,000 random steps. Learning
+needs only the log. The environment is used afterwards, to check the result: its true
+probabilities are known, so the value of a policy can be computed exactly.
 """
 
 # %%
-# The log is a table with one transition a row. The walker slips: a third of its moves
-# go where it wanted, the others to the left or right of that. Nearly every episode ends
-# in a hole; the goal, which alone pays a reward, is reached in 11 of 502.
+# The log is a table with one transition per row. The ice is slippery: a third of the
+# moves go in the chosen direction, the others to its left or right. Only the goal pays
+# a reward. Nearly every episode ends in a hole; 11 of 502 reach the goal.
 
 from pathlib import Path
 
@@ -32,8 +31,8 @@ print(
 )
 
 # %%
-# One fit, which reads the statistics of the log and plans: nothing is trained here.
-# Holes and the goal end an episode, so that there is nothing to decide on them.
+# `fit` reads the statistics of the log and plans. It does not train anything. Holes and
+# the goal end an episode, so no action is needed there.
 
 policy = OfflinePolicyEstimator(gamma=GAMMA, random_state=0).fit(log)
 states = np.sort(log["state"].unique())
@@ -83,8 +82,8 @@ print(f"   tabrl                      {learned_v[start]:.3f}")
 print(f"   optimum                    {optimal_v[start]:.3f}")
 
 # %%
-# The network says how sure it is, too: the tenth, the median and the ninetieth
-# percentile of what acting optimally from the start tile may be worth.
+# The network also says how sure it is. Here are the tenth, fiftieth and ninetieth
+# percentiles of the optimal value of the start tile.
 
 low, middle, high = (
     policy.action_values([start], quantile).max() for quantile in (0.1, 0.5, 0.9)
@@ -92,8 +91,8 @@ low, middle, high = (
 print(f"\nEstimated from the log: {middle:.3f}, 80 % interval {low:.3f} to {high:.3f}")
 
 # %%
-# Three views of the lake: what the policy does, what it is worth from each tile, and
-# how often the log has been there.
+# Three views of the lake: the policy, its value from each tile, and the number of
+# visits of each tile in the log.
 
 decides = np.isin(np.arange(n_states), states).reshape(tiles.shape)
 visits = np.bincount(log["state"], minlength=n_states).reshape(tiles.shape)

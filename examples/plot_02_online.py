@@ -2,19 +2,18 @@
 Learning by exploring
 =====================
 
-An agent that has never seen FrozenLake, nor any other lake, learns it in some tens of
-episodes: its network was pretrained on synthetic processes, reads the counts of what
-happened so far, and plans in a draw of what may be true, at the start of each episode
-and where its plan goes in circles. The same weights swim a river whose only reward
-worth having is upstream. Both are compared with PSRL and UCB-VI, exactly: the true
-probabilities are known here, so that the value of the policy that each follows at the
-start of each episode is the solution of a linear system.
+An agent that has never seen FrozenLake learns it in a few dozen episodes. Its network
+was pretrained on synthetic processes. It reads the counts of the transitions so far
+and plans. The same weights learn RiverSwim, where the only large reward is upstream.
+This example compares the agent with PSRL and UCB-VI on both. The true probabilities
+are known, so a linear system gives the exact value of the policy that each method
+follows at the start of each episode.
 """
 
 # %%
-# FrozenLake comes with gymnasium. RiverSwim (Strehl and Littman, 2008) is six states in
-# a row: drifting left pays 0.005 at the left end, swimming right against the current
-# pays 1 at the right end, where random swimming hardly ever gets.
+# FrozenLake comes with gymnasium. RiverSwim (Strehl and Littman, 2008) has six states
+# in a row. Drifting left pays 0.005 at the left end. Swimming right, against the
+# current, pays 1 at the right end, which random actions hardly ever reach.
 
 from pathlib import Path
 
@@ -63,7 +62,7 @@ class RiverSwim(gymnasium.Env):
 
 
 # %%
-# The agent only needs to know the range of the rewards: `learn` does the rest.
+# The agent needs the range of the rewards. `learn` does the rest.
 
 lake = gymnasium.make("FrozenLake-v1", is_slippery=True)
 agent = OnlineAgent(gamma=GAMMA, reward_range=(0, 1), random_state=0)
@@ -75,9 +74,9 @@ print(f"Reached the goal in {sum(returns[:20]):.0f} of the first 20 episodes,")
 print(f"and in {sum(returns[-20:]):.0f} of the last 20.")
 
 # %%
-# Two classics. Both count, and plan by value iteration at the start of each episode:
-# PSRL in a process drawn from its posterior, UCB-VI in the likeliest one, with a bonus
-# for pairs that were visited little.
+# PSRL and UCB-VI are classical methods. Both count transitions and plan by value
+# iteration at the start of each episode. PSRL plans in a process drawn from its
+# posterior, UCB-VI in the likeliest one, with a bonus for pairs with few visits.
 
 
 def value_iteration(P, R):
@@ -142,8 +141,8 @@ class UCBVI(PSRL):
 
 
 # %%
-# Each method follows one policy an episode. Its value, in shares of what the optimal
-# policy gains over the uniform one, is exact.
+# The value of the policy at the start of each episode is exact. It is normalised: 0 is
+# the uniform policy, 1 the optimal one.
 
 
 def exact_model(table):
@@ -207,8 +206,8 @@ for world, (env, n_episodes) in WORLDS.items():
         print(f"   {name:8}{(1 - curves[world, name]).sum():6.1f}")
 
 # %%
-# What the agent believes after 1, 5 and 20 episodes: how much each tile may be worth,
-# at the ninetieth percentile. Doubt fades where the agent has been.
+# The ninetieth percentile of the value of each tile, after 1, 5 and 20 episodes. It
+# falls where the agent has been, because uncertainty falls there.
 
 beliefs = {}
 believer = OnlineAgent(gamma=GAMMA, reward_range=(0, 1), random_state=1)

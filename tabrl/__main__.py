@@ -85,22 +85,24 @@ def _complain(kind: str, message: object) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tabrl", description="Turn logged transitions into a policy."
+        prog="tabrl", description="Turn a log of transitions into a policy."
     )
     parser.add_argument("--version", action="version", version=f"tabrl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    info = commands.add_parser("info", help="describe this installation")
-    info.add_argument("checkpoint", nargs="?", default="auto", help="default: bundled")
+    info = commands.add_parser("info", help="show versions, device and checkpoint")
+    info.add_argument(
+        "checkpoint", nargs="?", default="auto", help="default: the bundled one"
+    )
     info.set_defaults(run=_info)
 
     download = commands.add_parser(
-        "download", help="fetch and verify a checkpoint of the Hugging Face Hub"
+        "download", help="download a checkpoint from the Hugging Face Hub and check it"
     )
     download.add_argument("checkpoint", help="org/name or org/name@revision")
     download.set_defaults(run=_download)
 
-    fit = commands.add_parser("fit", help="turn a log into a table of the policy")
+    fit = commands.add_parser("fit", help="write the policy of a log as a table")
     fit.add_argument(
         "log",
         type=Path,
@@ -108,18 +110,31 @@ def _parser() -> argparse.ArgumentParser:
         help="CSV, parquet, feather or JSON lines, "
         "compressed perhaps; a folder of parquet files; - for standard input",
     )
-    fit.add_argument("--gamma", type=float, default=0.99, help="default: 0.99")
+    fit.add_argument("--encoding", default="utf-8", help="of a CSV; default: utf-8")
+    fit.add_argument(
+        "--gamma", type=float, default=0.99, help="discount factor; default: 0.99"
+    )
     fit.add_argument(
         "-o",
         "--output",
         type=Path,
         help=".csv or .parquet; default: CSV on standard output",
     )
-    fit.add_argument("--encoding", default="utf-8", help="of a CSV; default: utf-8")
-    fit.add_argument("--checkpoint", default="auto", help="default: the bundled one")
-    fit.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     fit.add_argument(
-        "--reward-range", type=float, nargs=2, metavar=("LOW", "HIGH"), default=None
+        "--checkpoint",
+        default="auto",
+        help="folder or org/name[@revision]; default: the bundled one",
+    )
+    fit.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, ...; default: auto"
+    )
+    fit.add_argument(
+        "--reward-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=None,
+        help="smallest and largest possible reward of a step; default: unknown",
     )
     fit.set_defaults(run=_fit)
     return parser

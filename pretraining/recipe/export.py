@@ -33,8 +33,8 @@ tags: [reinforcement-learning, tabular, in-context-learning]
 
 # A tabrl checkpoint
 
-Turns the transition log of a finite decision process into a policy and action values,
-without tuning. Needs tabrl {readable_by}.
+This checkpoint turns a log of transitions of a finite decision process into a policy
+and action values. Nothing is trained or tuned on the log. It needs tabrl {readable_by}.
 
 ```python
 from tabrl import OfflinePolicyEstimator
@@ -43,27 +43,27 @@ policy = OfflinePolicyEstimator(gamma=0.99, checkpoint=folder_or_hub_name)
 policy.fit(transitions).predict(states)
 ```
 
-{n_parameters:,} parameters in float32; dimensions {network}. No pickle: weights in
-safetensors, whose sha256 is in `config.json`.
+The network has {n_parameters:,} parameters in float32 ({network}). The weights are
+safetensors, not pickles, and `config.json` has their sha256.
 
-## What the prior holds
+## What it was trained on
 
-Decision processes of up to {max_states} states and {max_actions} actions, discount
-factors from 0.8 to 0.995, logs of up to {max_log_size:,.0f} transitions, from these
-families in equal shares:
+Synthetic decision processes only, with up to {max_states} states, up to {max_actions}
+actions and discount factors from 0.8 to 0.995. Logs had up to {max_log_size:,.0f}
+transitions. These families have equal shares:
 
 {families}
 
-## What it does not hold
+## What it was not trained on
 
-Continuous states, or states that have anything in common but their transitions: to
-the network they are labels. Hidden state, confounding, and processes or policies that
-change over time. Larger processes and longer logs than those above are extrapolation.
+- Continuous states, or states that resemble each other: a state is a label.
+- Hidden states, confounding, and processes or policies that change over time.
+- Larger processes and longer logs than those above: results there are extrapolation.
 
 ## Training
 
-{steps:,} steps, {hours} hours on {hardware}; commit `{commit}`; {versions}. The whole
-configuration is in `config.json`.
+Training took {steps:,} steps, {hours} hours on {hardware}. Commit: `{commit}`.
+Versions: {versions}. `config.json` has the whole configuration.
 
 ## Validation
 
@@ -76,13 +76,13 @@ configuration is in `config.json`.
 ## Known failures
 
 {failures}
-- A policy that cannot adapt repeats one wrong choice for ever. Where data are thin,
-  `predict_proba` is meant to be sampled from.
-- A reward that the log never shows is not known, however likely it is.
+- A fixed policy repeats a wrong choice forever. Sample from `predict_proba` where data
+  are scarce.
+- The network cannot know of a reward that the log never shows.
 
 ## Licence and citation
 
-{license}. Please cite the software with the version and the sha256 of the weights:
+The licence is {license}. Please cite the version and the sha256 of the weights:
 
 ```bibtex
 @software{{tabrl,
@@ -174,11 +174,13 @@ def _validation(report: dict[str, Any]) -> str:
     rows = [{"family": "all", "size": "all"} | report["overall"], *report["cells"]]
     shares = [100 * report[f"below_{head}"] for head in ("low", "middle", "high")]
     lines = [
-        "Normalised regret (0: optimal, 1: uniform policy, capped at 2) on "
-        f"{report['n_processes']} processes of the prior that training never saw, "
-        "mean with 95 % bootstrap interval; `size` is the length of the log. The "
-        "control is the best in each cell, chosen afterwards, of certainty equivalence "
-        "(ties at random, or to the first action) and VI-LCB with five constants.",
+        "The table shows the mean normalised regret: 0 is the optimal policy, 1 the "
+        f"uniform one. It was measured on {report['n_processes']} processes of the "
+        "prior that training never saw. Brackets are 95 % bootstrap intervals. Regrets "
+        "are capped at 2. `size` is the number of transitions in the log. `control` "
+        "is the best method in each row, chosen after seeing the scores, of certainty "
+        "equivalence (ties broken at random, or by the first action) and VI-LCB with "
+        "five constants.",
         "",
         "| family | size | sampled | greedy | control |",
         "|---|---:|---:|---:|---:|",
@@ -189,23 +191,25 @@ def _validation(report: dict[str, Any]) -> str:
             for row in rows
         ),
         "",
-        "Optimal action values below the low, middle and high estimate: "
-        f"{shares[0]:.0f} %, {shares[1]:.0f} %, {shares[2]:.0f} % (aim: 10 %, 50 %, "
-        f"90 %). Brier score of the optimal action: {report['brier_optimal_action']}.",
+        "Calibration: the optimal action value lies below the 0.1, 0.5 and 0.9 "
+        f"quantile in {shares[0]:.0f} %, {shares[1]:.0f} % and {shares[2]:.0f} % of "
+        "the pairs; 10 %, 50 % and 90 % would be exact. The Brier score of the optimal "
+        f"action is {report['brier_optimal_action']}.",
     ]
     if "near_expert" in report:
         narrow = report["near_expert"]["overall"]
         lines += [
             "",
-            f"Near-expert logs: {_interval(narrow['sampled'])}, best control "
+            "On logs of near-expert policies the sampled policy has a regret of "
+            f"{_interval(narrow['sampled'])}, the best control "
             f"{_interval(narrow[_CONTROL])}.",
         ]
     if "online" in report:
         online = report["online"]
         lines += [
             "",
-            "Exploring, regret of an episode: "
-            f"{_interval(online['regret'])}, posterior sampling "
+            "As it explores, the agent's mean regret per episode is "
+            f"{_interval(online['regret'])}, that of posterior sampling (PSRL) "
             f"{_interval(online['psrl']['regret'])}.",
         ]
     return "\n".join(lines)
@@ -223,7 +227,7 @@ def _failures(report: dict[str, Any] | None) -> str:
         if min(cell[name][0] for name in _POLICIES) > cell[_CONTROL][0]
     ]
     return "\n".join(worse) or (
-        "- In no cell of the validation are both policies worse than the control."
+        "- In no row of the validation are both policies worse than the control."
     )
 
 
