@@ -317,7 +317,7 @@ def test_weights_that_lead_to_no_numbers_leave_nothing_fitted(name, tmp_path):
     edit_tensors(folder, **{name: torch.full_like(tensors[name], EXTREME[name])})
     policy = OfflinePolicyEstimator(checkpoint=folder)
     for method in (policy.fit, policy.partial_fit):
-        with pytest.raises(ValueError, match="network .*must give finite"):
+        with pytest.raises(ValueError, match=r"network .*must give finite"):
             method(LOG)
         with pytest.raises(NotFittedError):
             policy.predict(["road"])

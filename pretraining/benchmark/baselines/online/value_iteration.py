@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from tabrl._tally import Tally
 
 from pretraining.benchmark.baselines.online.learner import Learner
 from pretraining.benchmark.exact import Transition, greedy, policy_iteration
-from tabrl._statistics import Statistics
+from tabrl._statistics import Statistics, Tally
 
 # Up to this number of states dense arrays are faster than sparse ones.
 _DENSE_STATES = 128
