@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pretraining.benchmark.__main__ import main
+from pretraining.benchmark.baselines.offline import tabrl as tabrl_offline
 from pretraining.benchmark.cells import (
     ResultsError,
     read_results,
@@ -861,6 +862,6 @@ def test_quick_offline_of_tabrl_prints_its_tables(capsys, monkeypatch):
     monkeypatch.setattr(offline_part, "QUICK", small)
     main(["offline", "--quick", "--jobs=1"])
     printed = capsys.readouterr().out
-    for method in (offline_part.TABRL_GREEDY, offline_part.TABRL_SAMPLED):
+    for method in (tabrl_offline.GREEDY, tabrl_offline.SAMPLED):
         assert f"| {method} | " in printed
     assert "### offline-comparison" in printed

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pretraining.benchmark.parts.offline import TABRL_GREEDY
+from pretraining.benchmark.baselines.offline.tabrl import GREEDY
 from pretraining.benchmark.report.intervals import cell_draws, interval
 from pretraining.benchmark.report.rows import Row
 from pretraining.benchmark.report.table import Tables, table
@@ -38,7 +38,7 @@ def measured(rows: Sequence[Row], key: str) -> dict[str, dict[int, list[float]]]
         lambda: defaultdict(list)
     )
     for row in rows:
-        if row["method"] == TABRL_GREEDY and row.get(key) is not None:
+        if row["method"] == GREEDY and row.get(key) is not None:
             cells[row["environment"], row["size"]][row["behaviour"]].append(row[key])
     found: dict[str, dict[int, list[float]]] = defaultdict(dict)
     for (environment, size), by_behaviour in cells.items():
