@@ -350,7 +350,6 @@ class OnlineAgent(Experience):
         """
         observed, arrays = self._pack()
         meta = {
-            **observed,
             "parameters": {
                 "n_states": self.n_states,
                 "n_actions": self.n_actions,
@@ -362,6 +361,7 @@ class OnlineAgent(Experience):
                 "explore": bool(self.explore),
                 "random_state": pack_random_state(self.random_state),
             },
+            **observed,
             "seed": self._seed,
             "rng": self._rng.bit_generator.state,
             "plan": {
