@@ -8,6 +8,8 @@ import importlib.util
 import itertools
 import json
 import lzma
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from pretraining.benchmark.report.bandit import bandit_tables
 from pretraining.benchmark.report.comparison import comparison_table
 from pretraining.benchmark.report.coverage import coverage_tables
 from pretraining.benchmark.report.curves import find_falls, learning_curves
+from pretraining.benchmark.report.hardness import hardness_table
 from pretraining.benchmark.report.intervals import (
     bootstrap,
     estimate,
@@ -540,7 +543,7 @@ def test_coverage_counts_behaviours_alike_and_may_be_missing():
         ["lake", pytest.approx([0.7] * 3), pytest.approx([0.9] * 3)],
         ["mean over environments", pytest.approx(0.7), pytest.approx(0.9)],
     ]
-    assert tables["offline-width"]["rows"][0][1:] == [[2, 2, 2]] * 3
+    assert tables["offline-width"]["rows"] == [["lake", *[[2, 2, 2]] * 3]]
     # A planted fault: intervals of another method are not tabrl's.
     others = [{**row, "method": "DUIPI"} for row in found]
     assert coverage_tables(others) == {}
@@ -576,6 +579,21 @@ def test_foreign_environments_have_tables_of_their_own(monkeypatch):
     assert line[0] == "cliff"
     assert "short-offline-foreign" in tables
     assert "short-rows-foreign" in tables
+
+
+def test_hardness_is_asked_of_known_environments_alone(monkeypatch):
+    name = "pretraining.benchmark.environments.hardness"
+    module = types.ModuleType(name)
+    measures = {"diameter": 3.0, "suboptimality_gap": 0.5, "value_norm": 2}
+    module.hardness = lambda env: measures | {"diameter": float(env.n_states)}
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(row_files, "foreign_names", lambda: frozenset())
+    table = hardness_table(["lake", "gridworld-3x3"])
+    assert table["rows"] == [["gridworld-3x3", "development", 9, 4, 9.0, 0.5, 2.0]]
+    assert hardness_table(["lake"]) is None
+    # Nothing measures it.
+    monkeypatch.setitem(sys.modules, name, None)
+    assert hardness_table(["gridworld-3x3"]) is None
 
 
 # Rows that are the same twice

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def measured(rows: Sequence[Row], key: str) -> dict[str, dict[int, list[float]]]
     rows : sequence of mappings
         Of the offline benchmark. Those of "tabrl, greedy" may have `coverage`, the
         share of visited pairs whose optimal value the interval holds, and `width`, its
-        mean width there by the spread of the optimal value. Both may be None where
+        mean width there in units of reward. Both may be None where
         nothing was visited.
     key : str
         "coverage" or "width".
@@ -57,8 +58,8 @@ def coverage_tables(rows: Sequence[Row]) -> Tables:
         "coverage": "Share of the visited pairs whose optimal action value lies in the "
         f"{STATED_COVERAGE:.0%} interval, from the 0.1 to the 0.9 quantile: "
         f"{STATED_COVERAGE:g} is right, less is too sure.",
-        "width": "Mean width of the 80% interval in the visited pairs, in units of the "
-        "optimal value's spread between states.",
+        "width": "Mean width of the 80% interval in the visited pairs, in units of "
+        "reward.",
     }
     tables: Tables = {}
     for key, caption in captions.items():
@@ -66,18 +67,28 @@ def coverage_tables(rows: Sequence[Row]) -> Tables:
         if not found:
             continue
         sizes = sorted({size for by_size in found.values() for size in by_size})
-        mean_line: list[object] = ["mean over environments"]
-        for size in sizes:
-            values = [by_size[size][0] for by_size in found.values() if size in by_size]
-            mean_line.append(float(np.mean(values)))
+        lines: list[list[Any]] = [
+            [name, *map(by_size.get, sizes)] for name, by_size in found.items()
+        ]
+        if key == "coverage":  # widths have the units of their environment
+            lines.append(["mean over environments", *_means(found, sizes)])
         tables[f"offline-{key}"] = table(
             f"{caption} Mean over logs with bootstrap 95% interval, by environment and "
             "number of transitions.",
             ["environment", *map("{:,}".format, sizes)],
-            [
-                *([name, *map(by_size.get, sizes)] for name, by_size in found.items()),
-                mean_line,
-            ],
+            lines,
             digits=2,
         )
     return tables
+
+
+def _means(
+    found: Mapping[str, Mapping[int, list[float]]], sizes: Sequence[int]
+) -> list[float]:
+    """Mean over the environments that have a size."""
+    return [
+        float(
+            np.mean([by_size[size][0] for by_size in found.values() if size in by_size])
+        )
+        for size in sizes
+    ]

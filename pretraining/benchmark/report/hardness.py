@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pretraining.benchmark.environments import environment
-from pretraining.benchmark.report.rows import world_group
+from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment
+from pretraining.benchmark.report.rows import foreign_names, world_group
 from pretraining.benchmark.report.table import Table, table
 
 # As in Colosseum (Conserva and Rauber 2022).
@@ -28,14 +28,14 @@ def hardness_table(names: Iterable[str], gamma: float = 0.99) -> Table | None:
         Discount factor.
     """
     try:
-        from pretraining.benchmark.environments import hardness as measures
+        from pretraining.benchmark.environments.hardness import hardness
     except ImportError:
         return None
-    known = {*measures.DEVELOPMENT, *measures.FOREIGN}
+    known = foreign_names() | set(ENVIRONMENT_NAMES)
     lines: list[list[Any]] = []
     for name in filter(known.__contains__, names):
         env = environment(name, gamma)
-        found = measures.hardness(env)
+        found = hardness(env)
         line: list[Any] = [name, world_group(name), env.n_states, env.n_actions]
         lines.append([*line, *(_measure(found, key) for key in _MEASURES)])
     if not lines:
@@ -44,7 +44,8 @@ def hardness_table(names: Iterable[str], gamma: float = 0.99) -> Table | None:
         "Hardness, as in Colosseum. Diameter: the most steps, in expectation, from one "
         "state to another by the fastest policy. Sub-optimality gap: the least loss by "
         "an action that is not optimal. Value norm: the largest standard deviation of "
-        f"the optimal value after one step. Gamma {gamma:g}.",
+        f"the optimal value after one step. Gamma {gamma:g}. Of a family of "
+        "processes, the first.",
         ["environment", "group", "states", "actions", *_MEASURES.values()],
         lines,
     )

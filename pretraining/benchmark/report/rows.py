@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pretraining.benchmark import environments
 from pretraining.benchmark.cells import read_results, sort_rows
 
 Row = Mapping[str, Any]
@@ -65,8 +66,4 @@ def of_group(rows: Iterable[Row], group: str) -> list[Row]:
 
 def foreign_names() -> frozenset[str]:
     """Return the names of the environments that development never saw."""
-    try:
-        from pretraining.benchmark.environments import hardness
-    except ImportError:
-        return frozenset()
-    return frozenset(hardness.FOREIGN)
+    return frozenset(getattr(environments, "FOREIGN_NAMES", ()))

@@ -62,7 +62,7 @@ def rows_to_reach(
 
     Examples
     --------
-    >>> float(rows_to_reach([16, 64, 256], np.array([0.0, 0.8, 1.0])))
+    >>> round(float(rows_to_reach([16, 64, 256], np.array([0.0, 0.8, 1.0]))), 9)
     128.0
     """
     log_size = np.log(np.asarray(sizes, dtype=np.float64))
@@ -111,7 +111,7 @@ def geometric_mean(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Examples
     --------
-    >>> float(geometric_mean(np.array([0.5, 8.0, np.nan])))
+    >>> round(float(geometric_mean(np.array([0.5, 8.0, np.nan]))), 9)
     2.0
     """
     there = ~np.isnan(ratios)
