@@ -54,16 +54,17 @@ def test_the_fastest_policy_counts():
 
 
 def test_an_end_leads_back_to_the_start():
-    # From the place after the start on, the way back to it leads through the start:
-    # one step there, by the jump, and from the start n - 1 to the last place.
+    # The longest way is from the start to the last place: 5 places on. A jump leads
+    # from anywhere to the start in one step.
     assert diameter(corridor(6)) == pytest.approx(5)
     assert diameter(corridor(6, 0.5)) == pytest.approx(10, rel=1e-6)
-    # Without the jump, the way back from 1 is to the end (3 steps), then the start.
+    # Without the jump, the way from 1 to the start is the 3 steps to the end. Those
+    # from 2 to 1 and from 3 to 2 lead through the start and take 3 steps, too.
     table = [[[(1.0, min(s + 1, 3), 0.0, s == 3)]] for s in range(4)]
     one_way = from_table("one way", table, np.eye(4)[0], 0.9)
     assert diameter(one_way) == pytest.approx(3)
-    # The end leads anywhere: from state 1, 3 steps to the end, and then a start at 0
-    # with probability 1/4. A start at s > 0 costs 4 - s steps more to the next.
+    # Starts anywhere: from 1 to 0 there are 3 steps to the end, and then a start at 0
+    # with probability 1/4. A start at s > 0 takes 4 - s steps more to the next.
     anywhere = from_table("anywhere", table, np.full(4, 1 / 4), 0.9)
     again = (3 + 2 + 1) / 4 / (1 - 3 / 4)
     assert diameter(anywhere) == pytest.approx(3 + again)

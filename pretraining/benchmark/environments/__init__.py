@@ -1,8 +1,8 @@
 """The environments of the benchmark, by name.
 
-A new environment is a file of its own in this folder and one line here. The names of
-`ENVIRONMENT_NAMES` are those that the project was developed on; those of
-`FOREIGN_NAMES` come from elsewhere and were not looked at before the judgement.
+A new environment is a file of its own in this folder and one line here. The project was
+developed on those of `ENVIRONMENT_NAMES`. Those of `FOREIGN_NAMES` come from packages
+and publications; nothing was chosen by results on them.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ __all__ = [
     "environments",
     "forest",
     "garnet",
+    "names",
     "register",
 ]
 

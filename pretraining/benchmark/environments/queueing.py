@@ -18,10 +18,10 @@ def admission_queue(n_places: int, gamma: float) -> Environment:
     """Admit or reject, serve slowly or fast, by the number of customers.
 
     The discrete-time queue of Puterman (1994, sections 3.7.1 and 3.7.2), with the two
-    decisions of these sections made together. In a slot, one customer may arrive and
-    one, if any was there, may be served. Actions: reject and slow, reject and fast,
-    admit and slow, admit and fast. A full system rejects. It starts empty and goes on
-    for ever.
+    decisions of these sections made together; the figures are ours. In a slot, one
+    customer may arrive and one, if any was there, may be served. Actions: reject and
+    slow, reject and fast, admit and slow, admit and fast. A full system rejects. It
+    starts empty and goes on for ever.
 
     Parameters
     ----------
