@@ -67,6 +67,13 @@ class Continuing(ValueIteration):
     """
 
     parts = ("regret", "foreign")
+    # Where a run of the slowest, IMED-RL, takes some 15 seconds of a core at most. In
+    # the grids UCRL3 sweeps to its limit at each plan: 80 seconds in gridworld-5x5.
+    environments = (
+        *("slippery-lake", "FrozenLake-v1", "forest-10", "RiverSwim-6"),
+        *("RiverSwim-12", "DeepSea-6", "Garnet-20-4-3"),
+        *("FrozenLake-v1-hole-100", "queue-21", "WetChicken-5x5"),
+    )
     max_seeds = 5
     package = "statisticalrl_learners"
     module: ClassVar[str]
