@@ -58,6 +58,7 @@ _PLACE = (
 _PACKAGES = (
     *("numpy", "scipy", "torch", "gymnasium", "joblib"),
     *("d3rlpy", "stable-baselines3", "quantecon", "pymdptoolbox", "rliable"),
+    *("icu-sepsis", "xenoverse", "statisticalrl-learners"),
 )
 
 

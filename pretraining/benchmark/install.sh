@@ -19,6 +19,8 @@ trap 'rm -f "$constraint"' EXIT
 # d3rlpy 2.8.1 pins gymnasium 1.0.0 and works with later ones. What else it needs is in
 # the extra.
 "$python" -m pip install --no-deps d3rlpy==2.8.1
+# 2.2507 pins numpy 1.24.3 and scipy 1.15.2; our adapter runs it with numpy 2.
+"$python" -m pip install --no-deps statisticalrl-learners==2.2507
 
 "$python" - "$constraint" << 'CHECK'
 import sys
@@ -26,7 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import d3rlpy, icu_sepsis, mdptoolbox, quantecon, rliable  # noqa: F401
-import stable_baselines3, xenoverse.anymdp  # noqa: F401
+import stable_baselines3, statisticalrl_learners, xenoverse.anymdp  # noqa: F401
 
 kept = Path(sys.argv[1]).read_text().strip().removeprefix("torch==")
 if version("torch") != kept:
@@ -34,6 +36,7 @@ if version("torch") != kept:
 for name in (
     *("torch", "gymnasium", "numpy", "pandas", "rliable", "arch", "d3rlpy"),
     *("stable-baselines3", "quantecon", "pymdptoolbox", "icu-sepsis", "xenoverse"),
+    "statisticalrl-learners",
 ):
     print(f"{name}=={version(name)}")
 CHECK
