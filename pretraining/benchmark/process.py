@@ -17,6 +17,10 @@ from pretraining.benchmark.exact import evaluate, policy_iteration
 Outcome = tuple[float, int, float, bool]
 Table = Sequence[Sequence[Sequence[Outcome]]]
 
+# Steps of an online episode where the source has no limit of its own: twice to five
+# times what crossing the small development environments takes.
+EPISODE_STEPS = 50
+
 
 @dataclass(frozen=True, eq=False)
 class Environment:
@@ -36,6 +40,10 @@ class Environment:
         Start distribution.
     gamma : float
         Discount factor in [0, 1).
+    seed : int, default=0
+        In a family of environments, which one of them this is.
+    episode_steps : int, default=50
+        Steps after which an online episode is truncated.
     """
 
     name: str
@@ -45,6 +53,8 @@ class Environment:
     terminated: NDArray[np.bool_]
     start: NDArray[np.float64]
     gamma: float
+    seed: int = 0
+    episode_steps: int = EPISODE_STEPS
 
     @property
     def n_states(self) -> int:
