@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from pretraining.benchmark import __main__ as command_line
 from pretraining.benchmark.baselines import packages as peers
 from pretraining.benchmark.baselines.offline import (
     BASELINES,
@@ -483,3 +484,31 @@ def test_a_missing_peer_is_left_out_with_a_reason(monkeypatch, capsys):
     assert "Left out: DiscreteCQL and DiscreteBCQ, as d3rlpy is not installed" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("worlds", "expected"),
+    [
+        ("development", [offline.QUICK]),
+        ("foreign", [offline.QUICK_FOREIGN]),
+        ("all", [offline.QUICK, offline.QUICK_FOREIGN]),
+    ],
+)
+def test_each_group_of_worlds_has_its_protocol_and_file(
+    worlds, expected, monkeypatch, tmp_path
+):
+    runs = []
+
+    def run(protocol, output, **options):
+        runs.append((protocol, output.name))
+        return []
+
+    monkeypatch.setattr(offline, "run", run)
+    monkeypatch.setitem(command_line.PARTS, "offline", lambda rows: {})
+    arguments = ["offline", "--quick", "--worlds", worlds, "--output", str(tmp_path)]
+    command_line.main(arguments)
+    assert [protocol for protocol, _ in runs] == expected
+    names = {protocol.environments: name for protocol, name in runs}
+    assert names.get(offline.QUICK.environments, "offline.jsonl") == "offline.jsonl"
+    foreign = names.get(offline.QUICK_FOREIGN.environments, "offline-foreign.jsonl")
+    assert foreign == "offline-foreign.jsonl"
