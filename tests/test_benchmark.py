@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from pretraining.benchmark import __main__ as command_line
 from pretraining.benchmark.baselines import packages as peers
 from pretraining.benchmark.baselines.offline import (
     BASELINES,
@@ -29,8 +30,10 @@ from pretraining.benchmark.cells import (
     read_results,
     run_cells,
 )
+from pretraining.benchmark.coverage import coverage, highest_returns
 from pretraining.benchmark.environments import environment
 from pretraining.benchmark.parts import offline
+from pretraining.benchmark.process import from_table
 
 # Cells and result files
 
@@ -208,6 +211,7 @@ TINY = offline.Protocol(
     n_seeds=2,
     gammas=(0.95,),
     checkpoint=None,
+    large_sizes=(),
 )
 N_BASELINES = 4 + 2 * 5 + 5 + 3 * 6 + 5 + 6 + 5
 
@@ -230,9 +234,114 @@ def test_full_protocol_has_every_cell_once():
     protocol = offline.Protocol(d3rlpy=True)
     cells = protocol.cells()
     tabular = [cell for cell in cells if "package" not in cell]
-    assert len(tabular) == len(protocol.environments) * 4 * 6 * 20
+    assert len(tabular) == len(protocol.environments) * (5 * 6 * 20 + 2 * 3 * 2)
     assert len(cells) - len(tabular) == 5 * 2 * 2 * 3
     assert len({cell_key(cell) for cell in cells}) == len(cells)
+
+
+def test_seeds_are_those_of_the_environment_and_fewer_for_large_logs():
+    protocol = dataclasses.replace(
+        TINY, seeds_of={"RiverSwim-6": 1}, large_sizes=(999,), n_large_seeds=3
+    )
+    n_logs: dict[tuple, int] = {}
+    for cell in protocol.cells():
+        key = cell["environment"], cell["behaviour"], cell["size"]
+        n_logs[key] = n_logs.get(key, 0) + 1
+    for behaviour in TINY.behaviours:
+        assert n_logs["FrozenLake-v1", behaviour, 64] == 2
+        assert n_logs["RiverSwim-6", behaviour, 64] == 1
+    assert n_logs["FrozenLake-v1", "clinician", 999] == 2
+    assert n_logs["RiverSwim-6", "uniform", 999] == 1
+
+
+def test_a_foreign_world_is_scored_and_its_seed_picks_the_task():
+    protocol = dataclasses.replace(
+        offline.QUICK_FOREIGN, environments=("RandomMDP-50-4",), checkpoint=None
+    )
+    cells = protocol.cells()
+    values = []
+    for seed in (0, 1):
+        cell = next(cell for cell in cells[::-1] if cell["seed"] == seed)
+        rows = offline.score_cell(cell, protocol)
+        values.append(next(r["value"] for r in rows if r["method"] == "SPIBB"))
+        env = environment("RandomMDP-50-4", 0.99, seed)
+        log = offline.simulate_log(env, cell["behaviour"], cell["size"], seed)
+        pi_b = behaviour_policy(env, cell["behaviour"])
+        pi = SPIBB().policy(LoggedData.from_log(log, 0.99, pi_b), 5)
+        assert values[-1] == env.normalised_value(pi)
+    assert values[0] != values[1]
+
+
+def test_a_world_without_its_package_is_left_out(monkeypatch, capsys):
+    def build(name, gamma, seed=0):
+        if name == "FrozenLake-v1":
+            raise ModuleNotFoundError("Install it.")
+        return environment(name, gamma, seed)
+
+    monkeypatch.setattr(offline, "environment", build)
+    rows = offline.run(TINY, progress_bar=False)
+    assert {row["environment"] for row in rows} == {"RiverSwim-6"}
+    assert "Left out: FrozenLake-v1. Install it." in capsys.readouterr().err
+
+
+def test_a_large_log_is_made_in_parts_that_follow_each_other(monkeypatch):
+    monkeypatch.setattr(offline, "_ROWS_AT_ONCE", 100)
+    env = environment("FrozenLake-v1", 0.99)
+    log = offline.simulate_log(env, "uniform", 250, 0)
+    assert {len(column) for column in log.values()} == {250}
+    new = np.diff(log["episode"], prepend=-1)
+    assert set(new) == {0, 1}
+    np.testing.assert_array_equal(log["step"] == 0, new == 1)
+    ends = log["terminated"] | log["truncated"]
+    np.testing.assert_array_equal(np.append(new[1:], 1) == 1, ends)
+    assert len({tuple(log["state"][i : i + 50]) for i in (0, 100, 200)}) == 3
+
+
+# Intervals
+
+
+def check_intervals(coverage_of) -> None:
+    # From pair 0 one gets 1 or 0 and the end, from pair 1 always 0.
+    env = from_table("coin", [[[(0.5, 0, 1.0, True), (0.5, 0, 0.0, True)],
+                               [(1.0, 0, 0.0, True)]]], np.ones(1), 0.9)  # fmt: skip
+    visited = np.array([[True, True]])
+    right = np.array([[[0.4, 0.0]], [[0.5, 0.0]], [[0.6, 0.0]]])
+    assert coverage_of(right, visited, env) == {
+        "coverage": 1.0,
+        "width": pytest.approx(0.1 / 0.25),  # 0.5 is the optimum, 0.25 the uniform
+        "overshoot": 0.0,
+    }
+    low, high = right + [[0.15, 0.0]], right + [[0.55, 0.0]]
+    assert coverage_of(low, visited, env)["coverage"] == 0.5
+    assert coverage_of(low, visited, env)["overshoot"] == 0.0
+    assert coverage_of(high, visited, env)["overshoot"] == 0.5
+    # What was not visited is left out, NaN or not.
+    unseen = np.where([[True, False]], high, np.nan)
+    found = coverage_of(unseen, np.array([[True, False]]), env)
+    assert (found["coverage"], found["overshoot"]) == (0.0, 1.0)
+
+
+def test_intervals_are_compared_with_the_true_values():
+    check_intervals(coverage)
+
+
+def test_intervals_around_the_behaviours_values_are_caught():
+    def of_the_behaviour(quantiles, visited, env):
+        wrong = dataclasses.replace(env)
+        wrong.__dict__["optimal_q"] = np.array([[0.3, 0.3]])
+        return coverage(quantiles, visited, wrong)
+
+    with pytest.raises(AssertionError):
+        check_intervals(of_the_behaviour)
+
+
+def test_the_highest_return_is_that_of_the_luckiest_episode():
+    env = environment("FrozenLake-v1", 0.9)
+    # Slipping the right way each time, 6 steps lead from the start to the goal's 1.
+    assert highest_returns(env)[0].max() == pytest.approx(0.9**5)
+    river = environment("RiverSwim-6", 0.9)
+    # Five steps up, then 1 for ever.
+    assert highest_returns(river)[0].max() == pytest.approx(0.9**5 / 0.1)
 
 
 def test_offline_scores_the_methods_on_the_true_process():
@@ -325,6 +434,11 @@ def test_tabrl_end_to_end():
     found = {row["method"]: row["value"] for row in rows}
     assert found[tabrl.GREEDY] > 0.9
     assert 0 < found[tabrl.SAMPLED] <= 1
+    for row in rows:
+        assert ("coverage" in row) == row["method"].startswith("tabrl")
+    assert rows[-1]["coverage"] > 0.5
+    assert 0 < rows[-1]["width"] < 1
+    assert rows[-1]["overshoot"] < 0.5
 
 
 class FirstAction(Method):
@@ -370,3 +484,31 @@ def test_a_missing_peer_is_left_out_with_a_reason(monkeypatch, capsys):
     assert "Left out: DiscreteCQL and DiscreteBCQ, as d3rlpy is not installed" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("worlds", "expected"),
+    [
+        ("development", [offline.QUICK]),
+        ("foreign", [offline.QUICK_FOREIGN]),
+        ("all", [offline.QUICK, offline.QUICK_FOREIGN]),
+    ],
+)
+def test_each_group_of_worlds_has_its_protocol_and_file(
+    worlds, expected, monkeypatch, tmp_path
+):
+    runs = []
+
+    def run(protocol, output, **options):
+        runs.append((protocol, output.name))
+        return []
+
+    monkeypatch.setattr(offline, "run", run)
+    monkeypatch.setitem(command_line.PARTS, "offline", lambda rows: {})
+    arguments = ["offline", "--quick", "--worlds", worlds, "--output", str(tmp_path)]
+    command_line.main(arguments)
+    assert [protocol for protocol, _ in runs] == expected
+    names = {protocol.environments: name for protocol, name in runs}
+    assert names.get(offline.QUICK.environments, "offline.jsonl") == "offline.jsonl"
+    foreign = names.get(offline.QUICK_FOREIGN.environments, "offline-foreign.jsonl")
+    assert foreign == "offline-foreign.jsonl"

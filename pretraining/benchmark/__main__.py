@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pretraining.benchmark.cells import ResultsError
-from pretraining.benchmark.environments import ENVIRONMENT_NAMES
+from pretraining.benchmark.environments import (
+    DEVELOPMENT,
+    ENVIRONMENT_NAMES,
+    FOREIGN,
+    FOREIGN_NAMES,
+)
 from pretraining.benchmark.parts import bandit, offline, online, speed
 from pretraining.benchmark.report import readme as texts
 from pretraining.benchmark.report.readme import ReportError
@@ -29,12 +34,13 @@ _MODULES: dict[str, Any] = {
     "bandit": bandit,
     "speed": speed,
 }
+_ALL = "all"
 _HELP = {
     "offline": "one policy from one log",
     "online": "regret of every episode, and episodes until solved",
     "bandit": "Bernoulli bandits",
     "speed": "time and memory from a log to a policy",
-    "all": "the four of them",
+    _ALL: "the four of them",
 }
 
 
@@ -107,24 +113,40 @@ def _add_options(command: argparse.ArgumentParser, part: str) -> None:
     if part == "bandit":
         return
     add("--seeds", type=int, help="logs or runs of each kind")
+    names = ENVIRONMENT_NAMES + FOREIGN_NAMES
     add(
         "--environments",
         nargs="+",
-        choices=ENVIRONMENT_NAMES,
+        choices=names,
         metavar="NAME",
-        help=f"some of {', '.join(ENVIRONMENT_NAMES)}",
+        help=f"some of {', '.join(names)}",
     )
     add("--seed-model", metavar="FOLDER", help="a trained seed_model to run too")
     add("--neural", action="store_true", help="train d3rlpy's and DQN's networks too")
+    if part in ("offline", _ALL):
+        add(
+            "--worlds",
+            choices=(DEVELOPMENT, FOREIGN, _ALL),
+            default=_ALL if part == _ALL else DEVELOPMENT,
+            help="those that the project was developed on, others, or both; "
+            "of the offline part; default: %(default)s",
+        )
     if part == "offline":
         add("--gamma", type=float, nargs="+", help="discount factors")
         add("--sizes", type=int, nargs="+", help="transitions of a log")
 
 
-def _protocol(part: str, arguments: argparse.Namespace) -> Any:
-    """Return the protocol of a part with what the arguments change."""
+def _base(part: str, quick: bool, worlds: str) -> Any:
+    """Return the protocol of a part for a group of worlds."""
     module = _MODULES[part]
-    base = module.QUICK if arguments.quick else module.Protocol()
+    if worlds == FOREIGN:
+        return module.QUICK_FOREIGN if quick else module.FOREIGN
+    return module.QUICK if quick else module.Protocol()
+
+
+def _protocol(part: str, arguments: argparse.Namespace, worlds: str) -> Any:
+    """Return the protocol of a part with what the arguments change."""
+    base = _base(part, arguments.quick, worlds)
     given = vars(arguments)
     changes: dict[str, Any] = {
         "checkpoint": None if given.get("baselines_only") else arguments.checkpoint
@@ -144,15 +166,23 @@ def _protocol(part: str, arguments: argparse.Namespace) -> Any:
     return dataclasses.replace(base, **left)
 
 
-def _run(part: str, arguments: argparse.Namespace) -> None:
+def _groups(part: str, arguments: argparse.Namespace) -> list[str]:
+    """Return the groups of worlds that a part is run on, each with its protocol."""
+    if part != "offline" or arguments.worlds == DEVELOPMENT:
+        return [DEVELOPMENT]
+    return [FOREIGN] if arguments.worlds == FOREIGN else [DEVELOPMENT, FOREIGN]
+
+
+def _run(part: str, arguments: argparse.Namespace, worlds: str) -> None:
     options: dict[str, Any] = {"restart": arguments.restart}
     if part != "speed":
         options["jobs"] = arguments.jobs
     if arguments.output is not None:
         kinds = ("baselines", "tabrl")
         kind = [f"-{kind}" for kind in kinds if vars(arguments).get(f"{kind}_only")]
+        kind += [f"-{worlds}"] * (worlds != DEVELOPMENT)
         options["output"] = arguments.output / f"{part}{''.join(kind)}.jsonl"
-    rows = _MODULES[part].run(_protocol(part, arguments), **options)
+    rows = _MODULES[part].run(_protocol(part, arguments, worlds), **options)
     for name, table in part_tables(part, rows).items():
         sys.stdout.write(f"### {name}\n\n{markdown(table)}\n\n")
 
@@ -200,8 +230,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.command == "report":
             _report(arguments)
         for part in _MODULES:
-            if arguments.command in (part, "all"):
-                _run(part, arguments)
+            if arguments.command in (part, _ALL):
+                for worlds in _groups(part, arguments):
+                    _run(part, arguments, worlds)
     except (ResultsError, ReportError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
 

@@ -8,14 +8,17 @@ the others are uniform, with two exceptions: ties broken towards the first actio
 action 0, and the SPIBB methods keep the behaviour policy.
 
 The rows have the cell's parameters, `method`, `constant` (None where a method has
-none), `value` (normalised and clipped below at -1) and `value_unclipped`.
+none), `value` (normalised and clipped below at -1) and `value_unclipped`; those of
+methods that say how sure they are also `coverage`, `width` and `overshoot`, as from
+`pretraining.benchmark.coverage`.
 """
 
 from __future__ import annotations
 
+import sys
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -30,13 +33,22 @@ from pretraining.benchmark.baselines.offline import (
     LoggedData,
     Method,
     seed_models,
+    tabrl,
     tabrls,
 )
 from pretraining.benchmark.baselines.packages import is_installed, missing
 from pretraining.benchmark.behaviours import BEHAVIOURS, behaviour_policy
 from pretraining.benchmark.cells import Cell, Row, run_part
-from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment
+from pretraining.benchmark.coverage import coverage
+from pretraining.benchmark.environments import (
+    ENVIRONMENT_NAMES,
+    FOREIGN_NAMES,
+    environment,
+)
 from pretraining.benchmark.process import Environment
+
+# The rows of tabrl, for those who read the results.
+TABRL_GREEDY, TABRL_SAMPLED = tabrl.GREEDY, tabrl.SAMPLED
 
 # What the neural methods are trained on: 60 logs a gamma, about a minute each.
 NEURAL_ENVIRONMENTS = (
@@ -49,22 +61,34 @@ NEURAL_ENVIRONMENTS = (
 NEURAL_BEHAVIOURS = ("uniform", "epsilon 0.3")
 NEURAL_SIZES = (64, 1024)
 NEURAL_SEEDS = 3
+# Logs of up to a million rows are simulated in parts of this many.
+_ROWS_AT_ONCE = 131_072
+# For large logs: one that sees everything, one that resembles records of practice.
+LARGE_BEHAVIOURS = ("uniform", "clinician")
 
 
 @dataclass(frozen=True)
 class Protocol:
     """What the offline benchmark runs.
 
+    The main grid is every environment, behaviour and size with `n_seeds` logs each.
+    Large logs take seconds each, so that they come in a grid of their own with fewer
+    behaviours and seeds.
+
     Parameters
     ----------
     environments : sequence of str
-        Names of the environments.
+        Names of the environments. In a family of tasks the seed picks the task too.
     behaviours : sequence of str
         Names of the behaviour policies, as for `behaviour_policy`.
     sizes : sequence of int
         Transitions of a log.
     n_seeds : int
         Logs of each environment, behaviour and size.
+    seeds_of : mapping of str to int
+        Other numbers of logs, for environments that are slow or are families.
+    large_sizes, large_behaviours, n_large_seeds
+        The grid of large logs.
     gammas : sequence of float
         Discount factors.
     checkpoint : str or None
@@ -83,6 +107,10 @@ class Protocol:
     behaviours: Sequence[str] = BEHAVIOURS
     sizes: Sequence[int] = (16, 64, 256, 1024, 4096, 16384)
     n_seeds: int = 20
+    seeds_of: Mapping[str, int] = field(default_factory=dict)
+    large_sizes: Sequence[int] = (65536, 262144, 1048576)
+    large_behaviours: Sequence[str] = LARGE_BEHAVIOURS
+    n_large_seeds: int = 2
     gammas: Sequence[float] = (0.99,)
     checkpoint: str | None = "auto"
     baselines: bool = True
@@ -92,15 +120,13 @@ class Protocol:
 
     def cells(self) -> list[Row]:
         """Parameters of each cell."""
-        seeds = range(self.seed, self.seed + self.n_seeds)
-        grid = product(
-            self.gammas, self.environments, self.behaviours, self.sizes, seeds
-        )
-        names = ("gamma", "environment", "behaviour", "size", "seed")
-        cells: list[Row] = [
-            {"part": "offline", **dict(zip(names, values, strict=True))}
-            for values in grid
-        ]
+        large = self.large_behaviours, self.large_sizes
+        cells: list[Row] = []
+        for gamma, name in product(self.gammas, self.environments):
+            n_seeds = self.seeds_of.get(name, self.n_seeds)
+            fewer = min(self.n_large_seeds, n_seeds)
+            cells += self._grid(gamma, name, self.behaviours, self.sizes, n_seeds)
+            cells += self._grid(gamma, name, *large, fewer)
         if not self.d3rlpy:
             return cells
         neural = [
@@ -113,14 +139,55 @@ class Protocol:
         ]
         return cells + neural
 
+    def _grid(
+        self,
+        gamma: float,
+        name: str,
+        behaviours: Sequence[str],
+        sizes: Sequence[int],
+        n_seeds: int,
+    ) -> list[Row]:
+        seeds = range(self.seed, self.seed + n_seeds)
+        return [
+            {
+                "part": "offline",
+                "gamma": gamma,
+                "environment": name,
+                "behaviour": behaviour,
+                "size": size,
+                "seed": seed,
+            }
+            for behaviour, size, seed in product(behaviours, sizes, seeds)
+        ]
+
 
 QUICK = Protocol(
     environments=(
         *("gridworld-3x3", "FrozenLake-v1", "CliffWalking-v1"),
         *("RiverSwim-6", "DeepSea-10", "Garnet-20-4-3"),
     ),
+    behaviours=("uniform", "epsilon 0.3", "epsilon 0.05", "softmax"),
     sizes=(64, 1024),
     n_seeds=5,
+    large_sizes=(),
+)
+# Worlds that need no package beside gymnasium, one of them a family.
+QUICK_FOREIGN = Protocol(
+    environments=("Taxi-v4-fine-100", "queue-21", "RandomMDP-50-4"),
+    behaviours=("uniform", "clinician"),
+    sizes=(64, 1024),
+    n_seeds=3,
+    large_sizes=(),
+)
+# About half an hour on two cores. A sepsis cell takes ten seconds, so it has few logs.
+FOREIGN = Protocol(
+    environments=FOREIGN_NAMES,
+    behaviours=("uniform", "epsilon 0.3", "clinician"),
+    n_seeds=10,
+    seeds_of={
+        "ICU-Sepsis-v2": 3,
+        **{f"AnyMDP-{n}": 100 for n in (16, 32, 64, 128)},
+    },
 )
 
 
@@ -147,7 +214,14 @@ def simulate_log(
     """
     names = [zlib.crc32(name.encode()) for name in (env.name, behaviour)]
     rng = np.random.default_rng([*names, size, seed])
-    return env.simulate(behaviour_policy(env, behaviour), size, rng)
+    pi = behaviour_policy(env, behaviour)
+    if size <= _ROWS_AT_ONCE:
+        return env.simulate(pi, size, rng)
+    starts = range(0, size, _ROWS_AT_ONCE)
+    parts = [env.simulate(pi, min(_ROWS_AT_ONCE, size - i), rng) for i in starts]
+    for part, before in zip(parts[1:], parts[:-1], strict=True):
+        part["episode"] += before["episode"][-1] + 1
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def methods(cell: Cell, protocol: Protocol) -> list[Method]:
@@ -175,29 +249,51 @@ def score_cell(cell: Cell, protocol: Protocol) -> list[Row]:
     Returns
     -------
     list of dict
-        `method`, `constant`, `value` and `value_unclipped`.
+        `method`, `constant`, `value` and `value_unclipped`, and of methods that say
+        how sure they are what `coverage` returns.
     """
     env = environment(cell["environment"], cell["gamma"], cell["seed"])
     behaviour, seed = cell["behaviour"], cell["seed"]
     log = simulate_log(env, behaviour, cell["size"], seed)
     data = LoggedData.from_log(log, env.gamma, behaviour_policy(env, behaviour), seed)
     return [
-        {"method": method.name, "constant": constant, **score(pi, env)}
+        row
         for method in methods(cell, protocol)
-        for constant in method.constants or (None,)
-        for pi in [method.policy(data, constant)]
+        for row in score_method(method, data, env)
     ]
 
 
-def score(pi: NDArray[np.float64], env: Environment) -> Row:
-    """Return the normalised value of a policy (S, A), clipped below at -1 and not."""
-    value = env.normalised_value(pi, clip=False)
-    return {"value": max(value, -1.0), "value_unclipped": value}
+def score_method(method: Method, data: LoggedData, env: Environment) -> list[Row]:
+    """Score the policy of each of a method's constants, clipped below at -1 and not."""
+    rows: list[Row] = []
+    for constant in method.constants or (None,):
+        value = env.normalised_value(method.policy(data, constant), clip=False)
+        row = {"method": method.name, "constant": constant, "value": max(value, -1.0)}
+        rows.append({**row, "value_unclipped": value})
+    quantiles = method.quantiles(data)
+    if quantiles is None:
+        return rows
+    found = coverage(quantiles, data.n > 0, env)
+    return [row | found for row in rows]
+
+
+def available(names: Sequence[str], gamma: float) -> list[str]:
+    """Return the environments whose packages are installed; what is not is said."""
+    found: list[str] = []
+    for name in names:
+        try:
+            environment(name, gamma)
+        except ModuleNotFoundError as error:
+            sys.stderr.write(f"Left out: {name}. {error}\n")
+        else:
+            found.append(name)
+    return found
 
 
 def run(protocol: Protocol, output: Path | None = None, **options: Any) -> list[Row]:
     """Run this part of the benchmark, with the options of `cells.run_part`."""
-    cells = protocol.cells()
+    there = available(protocol.environments, protocol.gammas[0])
+    cells = [cell for cell in protocol.cells() if cell["environment"] in there]
     optional = [*BASELINES] if protocol.baselines else []
     optional += NEURAL if protocol.d3rlpy else []
     for package in sorted({m.package for m in optional if m.package is not None}):

@@ -44,6 +44,18 @@ class Tabrl(Method):
         sampled[:, _actions(estimator)] = estimator.predict_proba(states)
         return sampled
 
+    def quantiles(self, data: LoggedData) -> NDArray[np.float64]:
+        """Return quantiles 0.1, 0.5, 0.9 of the optimal action values, (3, S, A).
+
+        NaN for actions that the log does not show.
+        """
+        estimator = _fit(data, self.checkpoint)
+        values = np.full((3, data.n_states, data.n_actions), np.nan)
+        for level, table in zip((0.1, 0.5, 0.9), values, strict=True):
+            found = estimator.action_values(np.arange(data.n_states), level)
+            table[:, _actions(estimator)] = found
+        return values
+
 
 # Both policies are those of one fit.
 @lru_cache(maxsize=1)
