@@ -27,6 +27,11 @@ _SYMBOLS = {
     "UCB-VI": "c",
     "SPIBB": "n",
     "Soft-SPIBB": "epsilon",
+    "Lower-Soft-SPIBB": "epsilon",
+    "Adv-Soft-SPIBB": "epsilon",
+    "DUIPI": "xi",
+    "RaMDP": "kappa",
+    "DPRL": "N",
     "DiscreteCQL": "alpha",
 }
 # Below this difference two scores are the same policy's, but for rounding.
