@@ -113,8 +113,8 @@ def _opened(path: Path) -> Iterator[tuple[_Source, str]]:
         *_, ending = ["", *path.suffixes[:-1]]
     if ending.lower() not in _ENDINGS or (compression and ending == ".parquet"):
         raise ValueError(
-            f"LOG must end in .csv or .parquet, or in one of {', '.join(_ENDINGS[2:])}. "
-            f"Got {path}."
+            "LOG must end in .csv or .parquet, or in one of "
+            f"{', '.join(_ENDINGS[2:])}. Got {path}."
         )
     if path.is_file():
         yield _Source([path], compression), ending.lower()
