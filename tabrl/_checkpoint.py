@@ -23,9 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from tabrl._features import DATA_FEATURES
 from tabrl._files import read_regular
-from tabrl._network import Network, NetworkConfig
+from tabrl._network import EXPLORATION_RULE, Network, NetworkConfig
 
 FORMAT = 1
 # The versions of tabrl that read FORMAT, for whoever meets it in an older one.
@@ -39,7 +38,6 @@ _MAX_DIMENSION = {
     "n_layers": 64,
     "n_heads": 64,
     "mlp_ratio": 16,
-    "data_features": DATA_FEATURES,
 }
 _MAX_CONFIG_BYTES = 2**20
 
@@ -375,7 +373,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"must give in 'network' positive integers {most}, n_heads dividing width. "
             f"Got {sizes!r:.200}.",
         )
-    rule: Any = config.setdefault("optimism", [0.7, 0.05])
+    rule: Any = config.setdefault("optimism", list(EXPLORATION_RULE))
     two = isinstance(rule, list) and len(rule) == 2
     if not (two and all(type(x) in (int, float) and 0 <= x <= 100 for x in rule)):
         raise _BadFileError(

@@ -20,7 +20,7 @@ class Spaces:
     Attributes
     ----------
     states : range or None
-        Labels of all states; None if they can only be found on the way.
+        Labels of all states; None if they are known only as they appear.
     actions : range
         Labels of all actions.
     """

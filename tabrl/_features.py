@@ -9,99 +9,79 @@ numbered ``(b * S + s) * A + a`` and states ``b * S + s`` where they are flat.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tabrl._statistics import Statistics
+from tabrl._batch import (
+    NOT_ZERO,
+    Outcomes,
+    ScaledRewards,
+    StatisticsBatch,
+    behaviour_of,
+    count_arrivals,
+    moved,
+    outcomes_of,
+    scaled_rewards,
+    segment_sum,
+    two_valued_variance,
+)
 
-PAIR_FEATURES = 14
-STATE_FEATURES = 6
-DATA_FEATURES = 23
-
-
-@dataclass(frozen=True)
-class StatisticsBatch:
-    """Statistics of B data sets with the same S and A, as tensors.
-
-    Attributes
-    ----------
-    n, reward_sum, reward_sq_sum, n_terminated : Tensor of shape (B, S, A)
-        Visits, sum and sum of squares of rewards, visits that terminated.
-    edge_pair, edge_next : int64 Tensor of shape (E,)
-        Flat pair and flat next state of each observed continuing transition.
-    edge_count : Tensor of shape (E,)
-        How often it was observed.
-    known : bool Tensor of shape (B, S)
-        States the agent knows to exist; the rest is padding.
-    complete : bool Tensor of shape (B,)
-        Whether no others exist, but for those that end episodes.
-    allowed : bool Tensor of shape (B, S, A)
-        Actions that each state has, at least one.
-    gamma : Tensor of shape (B,)
-    reward_range : Tensor of shape (B, 2)
-        Smallest and largest reward the user declares; NaN where undeclared.
-    """
-
-    n: Tensor
-    reward_sum: Tensor
-    reward_sq_sum: Tensor
-    n_terminated: Tensor
-    edge_pair: Tensor
-    edge_next: Tensor
-    edge_count: Tensor
-    known: Tensor
-    complete: Tensor
-    allowed: Tensor
-    gamma: Tensor
-    reward_range: Tensor
-
-    @classmethod
-    def from_statistics(
-        cls,
-        statistics: Statistics,
-        gamma: float,
-        reward_range: tuple[float, float] | None = None,
-        allowed: np.ndarray | None = None,
-        complete: bool = False,
-    ) -> StatisticsBatch:
-        """Return the batch of one data set, in float64 on the CPU.
-
-        ``allowed`` (S, A) flags the actions of each state; None allows all.
-        ``complete`` says that there are no states besides those of the statistics.
-        """
-        shape = (statistics.n_states, statistics.n_actions)
-        if allowed is None:
-            allowed = np.ones(shape, bool)
-        flat_pair = statistics.pair_state * shape[1] + statistics.pair_action
-
-        def dense(values: np.ndarray) -> Tensor:
-            table = np.zeros(shape[0] * shape[1])
-            table[flat_pair] = values
-            return torch.from_numpy(table.reshape(1, *shape))
-
-        declared = (np.nan, np.nan) if reward_range is None else reward_range
-        return cls(
-            n=dense(statistics.n),
-            reward_sum=dense(statistics.reward_sum),
-            reward_sq_sum=dense(statistics.reward_sq_sum),
-            n_terminated=dense(statistics.n_terminated),
-            edge_pair=torch.from_numpy(flat_pair[statistics.edge_pair]),
-            edge_next=torch.from_numpy(statistics.edge_next),
-            edge_count=torch.from_numpy(np.asarray(statistics.edge_count, float)),
-            known=torch.ones(1, shape[0], dtype=torch.bool),
-            complete=torch.tensor([complete]),
-            allowed=torch.from_numpy(allowed[None]),
-            gamma=torch.tensor([gamma], dtype=torch.float64),
-            reward_range=torch.tensor([declared], dtype=torch.float64),
-        )
-
-    def to(self, device: torch.device | str) -> StatisticsBatch:
-        """Return the same batch on another device."""
-        return _moved(self, device)
+# Columns of `Features.pair`, `Features.state` and `Features.data`, in this order: the
+# released weights read them by position, so that a new one comes last.
+PAIR_FEATURES = (
+    "log_visits",
+    "inverse_root_visits",
+    "visited",
+    "reward",
+    "reward_standard_error",
+    "reward_deviation",
+    "self_transition",
+    "terminated",
+    "most_frequent_outcome",
+    "log_outcomes",
+    "rewarded",
+    "forbidden",
+    "reward_at_range_end",
+    "behaviour",
+)
+STATE_FEATURES = (
+    "log_visits",
+    "log_arrivals",
+    "visited",
+    "share_of_actions_tried",
+    "known",
+    "most_frequent_behaviour",
+)
+DATA_FEATURES = (
+    "log_horizon",
+    "range_declared",
+    "lowest_declared",
+    "highest_declared",
+    "share_of_pairs_tried",
+    "mean_log_visits",
+    "log_steps",
+    "log_states",
+    "log_actions",
+    "mean_reward",
+    "reward_spread",
+    "share_rewarded",
+    "share_of_steps_terminated",
+    "share_repeated",
+    "share_with_one_outcome",
+    "share_with_random_reward",
+    "share_inside_range",
+    "two_valued_reward",
+    "behaviour_concentration",
+    "flow_imbalance",
+    "complete",
+    "agreement",
+    "agreement_spread",
+)
+# Shrinks logarithms of counts to about the size of the other features.
+_LOG_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -114,9 +94,9 @@ class Features:
 
     Attributes
     ----------
-    pair : Tensor of shape (B, S, A, PAIR_FEATURES)
-    state : Tensor of shape (B, S, STATE_FEATURES)
-    data : Tensor of shape (B, DATA_FEATURES)
+    pair : Tensor of shape (B, S, A, len(PAIR_FEATURES))
+    state : Tensor of shape (B, S, len(STATE_FEATURES))
+    data : Tensor of shape (B, len(DATA_FEATURES))
     n, reward, terminated : Tensor of shape (B, S, A)
         Visits, mean reward / scale and share of visits that terminated.
     edge_pair, edge_next : int64 Tensor of shape (E,)
@@ -131,20 +111,6 @@ class Features:
     known : bool Tensor of shape (B, S)
     allowed : bool Tensor of shape (B, S, A)
     gamma, scale : Tensor of shape (B,)
-    span : Tensor of shape (B,)
-        Largest less smallest reward, in units of the scale: declared, else seen.
-    variance : Tensor of shape (B, S, A)
-        Of the reward, in units of scale^2: unbiased, from n - 1 degrees of freedom and
-        one more of the variance of all pairs of the state, which has one more of that
-        of all pairs of the data set, which has one more of a quarter of span^2.
-    noisy : Tensor of shape (B,)
-        Share of the pairs tried twice or more that had more than one outcome, be it
-        state, end or reward; 1 where no pair was tried twice.
-    hidden : bool Tensor of shape (B,)
-        Whether there may be states that were never reached.
-    found : bool Tensor of shape (B,)
-        Whether means and variances prove that a reward was seen of half the largest
-        one declared or more.
     """
 
     pair: Tensor
@@ -162,196 +128,193 @@ class Features:
     allowed: Tensor
     gamma: Tensor
     scale: Tensor
-    span: Tensor
-    variance: Tensor
-    noisy: Tensor
-    hidden: Tensor
-    found: Tensor
 
     def to(self, device: torch.device | str) -> Features:
         """Return the same features on another device."""
-        return _moved(self, device)
-
-
-_Tensors = TypeVar("_Tensors", StatisticsBatch, Features)
-
-
-def _moved(tensors: _Tensors, device: torch.device | str) -> _Tensors:
-    moved = {f.name: getattr(tensors, f.name).to(device) for f in fields(tensors)}
-    return type(tensors)(**moved)
-
-
-def segment_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
-    """Return the sums of the rows of ``values`` that share an index, (size, ...)."""
-    total = values.new_zeros((size, *values.shape[1:]))
-    return total.index_add_(0, index, values)
+        return moved(self, device)
 
 
 def build_features(batch: StatisticsBatch) -> Features:
     """Turn statistics into features; every quantity is invariant to reward units."""
-    n_sets, n_states, n_actions = batch.n.shape
-    n_flat_pairs, n_flat_states = batch.n.numel(), n_sets * n_states
-    visited = batch.n > 0
-    n_safe = batch.n.clamp(min=1e-12)
-
-    mean_reward = torch.where(visited, batch.reward_sum / n_safe, 0.0)
-    # Rewards that cancel leave rounding, which depends on the order of the rows.
-    rms_reward = (batch.reward_sq_sum / n_safe).sqrt()
-    mean_reward = torch.where(mean_reward.abs() > 1e-12 * rms_reward, mean_reward, 0.0)
-    declared = torch.isfinite(batch.reward_range).all(-1)
-    low, high = torch.nan_to_num(batch.reward_range).unbind(-1)
-    scale = torch.where(
-        declared,
-        torch.maximum(low.abs(), high.abs()),
-        mean_reward.abs().amax((1, 2)),
-    )
-    scale = torch.where(scale > 0, scale, 1.0)
-    per_pair = scale[:, None, None]
-    reward = mean_reward / per_pair
-    second_moment = batch.reward_sq_sum / (n_safe * per_pair**2)
-    variance = torch.where(visited, second_moment - reward**2, 0.0)
-    # Rounding leaves about 1e-16 of the second moment; below that it is noise-free.
-    variance = torch.where(variance > 1e-6 * second_moment, variance, 0.0)
-    terminated = torch.where(visited, batch.n_terminated / n_safe, 0.0)
-    # Rewards that only take the two ends of the declared range have this variance.
-    ends = torch.stack([low, high]) / scale
-    room = (reward - ends[0, :, None, None]) * (ends[1, :, None, None] - reward)
-    room = torch.where(visited & declared[:, None, None], room.clamp(min=0), 0.0)
-    inside = room > 1e-6 * ((ends[1] - ends[0]) ** 2)[:, None, None]
-    at_end = visited & declared[:, None, None] & ~inside
-
-    edge_prob = batch.edge_count / n_safe.view(-1)[batch.edge_pair]
-    edge_from = batch.edge_pair // n_actions
-    leaving = segment_sum(edge_prob, edge_from, n_flat_states)
-    entering = segment_sum(edge_prob, batch.edge_next, n_flat_states)
-    is_self = (edge_from == batch.edge_next).to(edge_prob.dtype)
-    self_share = segment_sum(edge_prob * is_self, batch.edge_pair, n_flat_pairs)
-    n_next = segment_sum(torch.ones_like(edge_prob), batch.edge_pair, n_flat_pairs)
-    n_next = n_next.view_as(batch.n) + (terminated > 0)
-    largest = torch.zeros_like(edge_prob.new_empty(n_flat_pairs)).scatter_reduce(
-        0, batch.edge_pair, edge_prob, "amax"
-    )
-    largest = torch.maximum(largest.view_as(batch.n), terminated)
-    sum_of_squares = segment_sum(edge_prob**2, batch.edge_pair, n_flat_pairs)
-    sum_of_squares = sum_of_squares.view_as(batch.n) + terminated**2
-    arrivals = segment_sum(batch.edge_count, batch.edge_next, n_flat_states)
-    arrivals = arrivals.view(n_sets, n_states)
-    state_visits = batch.n.sum(-1)
-    # What the behaviour policy was like: its share of each action in a state.
-    behaviour = batch.n / state_visits.clamp(min=1e-12)[..., None]
-
-    pair = torch.stack(
-        [
-            0.3 * torch.log1p(batch.n),
-            torch.rsqrt(batch.n + 1),
-            visited.to(reward),
-            reward.clamp(-2, 2),
-            (variance / n_safe).sqrt().clamp(max=2),
-            variance.sqrt().clamp(max=2),
-            self_share.view_as(batch.n),
-            terminated,
-            largest,
-            torch.log1p(n_next),
-            (reward != 0).to(reward),
-            (~batch.allowed).to(reward),
-            at_end.to(reward),
-            behaviour,
-        ],
-        dim=-1,
-    )
-    state = torch.stack(
-        [
-            0.3 * torch.log1p(state_visits),
-            0.3 * torch.log1p(arrivals),
-            (state_visits > 0).to(reward),
-            visited.to(reward).sum(-1) / batch.allowed.sum(-1).clamp(min=1),
-            batch.known.to(reward),
-            behaviour.amax(-1),
-        ],
-        dim=-1,
-    )
-
-    n_known = batch.known.sum(-1).clamp(min=1).to(reward)
-    n_pairs = (batch.known[..., None] & batch.allowed).sum((1, 2)).clamp(min=1)
-    n_visited = visited.sum((1, 2)).clamp(min=1).to(reward)
-    repeated = batch.n >= 2
-    n_repeated = repeated.sum((1, 2)).to(reward)
-    constant = (repeated & (n_next == 1)).sum((1, 2)) / n_repeated.clamp(min=1)
-    mean_of_means = reward.sum((1, 2)) / n_visited
-    spread = (reward**2).sum((1, 2)) / n_visited - mean_of_means**2
-    noisy = (variance > 0) & repeated
-    certain = (repeated & (n_next == 1) & ~noisy).sum((1, 2))
-    n_room = (batch.n * room).sum((1, 2))
-    two_valued = (batch.n * variance * inside).sum((1, 2)) / n_room.clamp(min=1e-9)
-    # Agreement: the chance that two visits of a pair, not the same, ended alike; over
-    # pairs by degrees of freedom. It tells how random the transitions of a process are.
-    degrees = (batch.n - 1).clamp(min=0)
-    agreement = (batch.n * sum_of_squares - 1) / degrees.clamp(min=1)
-    n_degrees = degrees.sum((1, 2))
-    agreed = (degrees * agreement).sum((1, 2)) / n_degrees.clamp(min=1)
-    apart = degrees * (agreement - agreed[:, None, None]) ** 2
-    # Narrow: one for a behaviour that never varies. Unpaired: on paths, a state is left
-    # as often as it is entered, but for starts and ends.
-    n_steps = batch.n.sum((1, 2)).clamp(min=1)
-    narrow = batch.n.amax(-1).sum(-1) / n_steps
-    unpaired = (state_visits - arrivals).abs().sum(-1) / n_steps
-    data = torch.stack(
-        [
-            torch.log(1 / (1 - batch.gamma)),
-            declared.to(reward),
-            torch.where(declared, low / scale, 0.0),
-            torch.where(declared, high / scale, 0.0),
-            n_visited / n_pairs,
-            0.3 * torch.log1p(batch.n).sum((1, 2)) / n_visited,
-            0.3 * torch.log1p(batch.n.sum((1, 2))),
-            0.3 * torch.log(n_known),
-            torch.full_like(n_known, float(np.log(n_actions))),
-            mean_of_means,
-            spread.clamp(min=0).sqrt(),
-            (reward != 0).sum((1, 2)) / n_visited,
-            batch.n_terminated.sum((1, 2)) / n_steps,
-            n_repeated / n_visited,
-            constant,
-            noisy.sum((1, 2)) / n_repeated.clamp(min=1),
-            inside.sum((1, 2)) / n_visited,
-            two_valued.clamp(max=2),
-            narrow,
-            unpaired,
-            batch.complete.to(reward),
-            agreed,
-            (apart.sum((1, 2)) / n_degrees.clamp(min=1)).sqrt(),
-        ],
-        dim=-1,
-    )
-    # A reward of zero is always possible: nothing follows an end.
-    seen = reward.amax((1, 2)).clamp(min=0) - reward.amin((1, 2)).clamp(max=0)
-    span = torch.where(declared, (high - low) / scale, seen)
-    of_all = ((batch.n * variance).sum((1, 2)) + span**2 / 4) / (n_degrees + 1)
-    of_state = (batch.n * variance).sum(-1) + of_all[:, None]
-    of_state = of_state / (degrees.sum(-1) + 1)
-    # A variance is at most (largest - mean) (mean - smallest), Bhatia and Davis 2000,
-    # so that the largest reward of a pair is this or more.
-    above = (reward - ends[0, :, None, None]).clamp(min=1e-9)
-    best = (reward + variance / above).amax((1, 2))
+    rewards = scaled_rewards(batch)
+    outcomes = outcomes_of(batch)
+    n_flat_states = batch.known.numel()
+    edge_from = batch.edge_pair // batch.n.shape[2]
+    leaving = segment_sum(outcomes.edge_prob, edge_from, n_flat_states)
+    entering = segment_sum(outcomes.edge_prob, batch.edge_next, n_flat_states)
+    data = {
+        **_task_columns(batch, rewards),
+        **_coverage_columns(batch),
+        **_reward_columns(batch, rewards),
+        **_randomness_columns(batch, rewards, outcomes),
+        **_behaviour_columns(batch),
+        **_agreement_columns(batch, outcomes),
+    }
     return Features(
-        pair=pair,
-        state=state,
-        data=data,
+        pair=_stack(PAIR_FEATURES, _pair_columns(batch, rewards, outcomes)),
+        state=_stack(STATE_FEATURES, _state_columns(batch)),
+        data=_stack(DATA_FEATURES, data),
         n=batch.n,
-        reward=reward,
-        terminated=terminated,
+        reward=rewards.mean,
+        terminated=outcomes.terminated,
         edge_pair=batch.edge_pair,
         edge_next=batch.edge_next,
-        edge_prob=edge_prob,
-        edge_sibling=edge_prob / leaving[edge_from],
-        edge_predecessor=edge_prob / entering[batch.edge_next],
+        edge_prob=outcomes.edge_prob,
+        edge_sibling=outcomes.edge_prob / leaving[edge_from],
+        edge_predecessor=outcomes.edge_prob / entering[batch.edge_next],
         known=batch.known,
         allowed=batch.allowed,
         gamma=batch.gamma,
-        scale=scale,
-        span=span,
-        variance=(batch.n * variance + of_state[..., None]) / batch.n.clamp(min=1),
-        noisy=1 - certain / n_repeated.clamp(min=1),
-        found=declared & (high > 0) & (best >= (0.5 - 1e-6) * ends[1]),
-        hidden=(batch.known & (state_visits + arrivals == 0)).any(-1) | ~batch.complete,
+        scale=rewards.scale,
     )
+
+
+def _stack(names: tuple[str, ...], columns: dict[str, Tensor]) -> Tensor:
+    """Return the named columns side by side, (..., len(names))."""
+    return torch.stack([columns[name] for name in names], dim=-1)
+
+
+# -- the columns of pairs and states --------------------------------------------------
+
+
+def _pair_columns(
+    batch: StatisticsBatch, rewards: ScaledRewards, outcomes: Outcomes
+) -> dict[str, Tensor]:
+    """Return the columns of `PAIR_FEATURES`, each (B, S, A)."""
+    visited = batch.n > 0
+    _, inside = two_valued_variance(batch, rewards)
+    at_end = visited & rewards.declared[:, None, None] & ~inside
+    standard_error = (rewards.variance / batch.n.clamp(min=NOT_ZERO)).sqrt()
+    return {
+        "log_visits": _LOG_SHARE * torch.log1p(batch.n),
+        "inverse_root_visits": torch.rsqrt(batch.n + 1),
+        "visited": visited.to(rewards.mean),
+        "reward": rewards.mean.clamp(-2, 2),
+        "reward_standard_error": standard_error.clamp(max=2),
+        "reward_deviation": rewards.variance.sqrt().clamp(max=2),
+        "self_transition": outcomes.stayed,
+        "terminated": outcomes.terminated,
+        "most_frequent_outcome": outcomes.largest,
+        "log_outcomes": torch.log1p(outcomes.n_outcomes),
+        "rewarded": (rewards.mean != 0).to(rewards.mean),
+        "forbidden": (~batch.allowed).to(rewards.mean),
+        "reward_at_range_end": at_end.to(rewards.mean),
+        "behaviour": behaviour_of(batch),
+    }
+
+
+def _state_columns(batch: StatisticsBatch) -> dict[str, Tensor]:
+    """Return the columns of `STATE_FEATURES`, each (B, S)."""
+    visits = batch.n.sum(-1)
+    n_tried = (batch.n > 0).to(batch.n).sum(-1)
+    return {
+        "log_visits": _LOG_SHARE * torch.log1p(visits),
+        "log_arrivals": _LOG_SHARE * torch.log1p(count_arrivals(batch)),
+        "visited": (visits > 0).to(visits),
+        "share_of_actions_tried": n_tried / batch.allowed.sum(-1).clamp(min=1),
+        "known": batch.known.to(visits),
+        "most_frequent_behaviour": behaviour_of(batch).amax(-1),
+    }
+
+
+# -- the columns of the data set, each (B,) -------------------------------------------
+
+
+def _n_tried(batch: StatisticsBatch) -> Tensor:
+    """Return the number of pairs tried, at least one, (B,)."""
+    return (batch.n > 0).sum((1, 2)).clamp(min=1).to(batch.n)
+
+
+def _task_columns(batch: StatisticsBatch, rewards: ScaledRewards) -> dict[str, Tensor]:
+    """Return what the user says, and how large the process is."""
+    declared, scale = rewards.declared, rewards.scale
+    n_known = batch.known.sum(-1).clamp(min=1).to(scale)
+    n_actions = batch.n.shape[2]
+    return {
+        "log_horizon": torch.log(1 / (1 - batch.gamma)),
+        "range_declared": declared.to(scale),
+        "lowest_declared": torch.where(declared, rewards.low / scale, 0.0),
+        "highest_declared": torch.where(declared, rewards.high / scale, 0.0),
+        "log_states": _LOG_SHARE * torch.log(n_known),
+        "log_actions": torch.full_like(n_known, float(np.log(n_actions))),
+        "complete": batch.complete.to(scale),
+    }
+
+
+def _coverage_columns(batch: StatisticsBatch) -> dict[str, Tensor]:
+    """Return how much of the process was tried, and how often."""
+    n_pairs = (batch.known[..., None] & batch.allowed).sum((1, 2)).clamp(min=1)
+    n_tried = _n_tried(batch)
+    n_repeated = (batch.n >= 2).sum((1, 2)).to(batch.n)
+    log_visits = _LOG_SHARE * torch.log1p(batch.n).sum((1, 2))
+    return {
+        "share_of_pairs_tried": n_tried / n_pairs,
+        "mean_log_visits": log_visits / n_tried,
+        "log_steps": _LOG_SHARE * torch.log1p(batch.n.sum((1, 2))),
+        "share_repeated": n_repeated / n_tried,
+    }
+
+
+def _reward_columns(
+    batch: StatisticsBatch, rewards: ScaledRewards
+) -> dict[str, Tensor]:
+    """Return how the rewards of the pairs differ, and how they fill their range."""
+    n_tried = _n_tried(batch)
+    mean = rewards.mean.sum((1, 2)) / n_tried
+    spread = (rewards.mean**2).sum((1, 2)) / n_tried - mean**2
+    room, inside = two_valued_variance(batch, rewards)
+    n_room = (batch.n * room).sum((1, 2))
+    two_valued = (batch.n * rewards.variance * inside).sum((1, 2))
+    return {
+        "mean_reward": mean,
+        "reward_spread": spread.clamp(min=0).sqrt(),
+        "share_rewarded": (rewards.mean != 0).sum((1, 2)) / n_tried,
+        "share_inside_range": inside.sum((1, 2)) / n_tried,
+        # One where rewards take the two ends of the range only, zero without noise.
+        "two_valued_reward": (two_valued / n_room.clamp(min=1e-9)).clamp(max=2),
+    }
+
+
+def _randomness_columns(
+    batch: StatisticsBatch, rewards: ScaledRewards, outcomes: Outcomes
+) -> dict[str, Tensor]:
+    """Return which share of the pairs tried twice or more looks random."""
+    repeated = batch.n >= 2
+    n_repeated = repeated.sum((1, 2)).to(batch.n).clamp(min=1)
+    one_outcome = (repeated & (outcomes.n_outcomes == 1)).sum((1, 2))
+    random_reward = ((rewards.variance > 0) & repeated).sum((1, 2))
+    return {
+        "share_with_one_outcome": one_outcome / n_repeated,
+        "share_with_random_reward": random_reward / n_repeated,
+    }
+
+
+def _behaviour_columns(batch: StatisticsBatch) -> dict[str, Tensor]:
+    """Return how the steps were made."""
+    n_steps = batch.n.sum((1, 2)).clamp(min=1)
+    usual = batch.n.amax(-1).sum(-1)
+    imbalance = (batch.n.sum(-1) - count_arrivals(batch)).abs().sum(-1)
+    return {
+        "share_of_steps_terminated": batch.n_terminated.sum((1, 2)) / n_steps,
+        # One for a behaviour that never varies.
+        "behaviour_concentration": usual / n_steps,
+        # On paths, a state is left as often as it is entered, but for starts and ends.
+        "flow_imbalance": imbalance / n_steps,
+    }
+
+
+def _agreement_columns(batch: StatisticsBatch, outcomes: Outcomes) -> dict[str, Tensor]:
+    """Return mean and spread of the agreement: how random transitions are.
+
+    That of a pair is the chance that two of its visits, not the same, ended alike.
+    Pairs are weighted by degrees of freedom, n - 1.
+    """
+    degrees = (batch.n - 1).clamp(min=0)
+    agreement = (batch.n * outcomes.sum_of_squares - 1) / degrees.clamp(min=1)
+    total = degrees.sum((1, 2)).clamp(min=1)
+    mean = (degrees * agreement).sum((1, 2)) / total
+    squares = degrees * (agreement - mean[:, None, None]) ** 2
+    return {
+        "agreement": mean,
+        "agreement_spread": (squares.sum((1, 2)) / total).sqrt(),
+    }

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tabrl._exploration import draw_posterior
-from tabrl._features import Features, StatisticsBatch, build_features
+from tabrl._batch import StatisticsBatch
+from tabrl._exploration import draw_posterior, exploration_features
+from tabrl._features import Features, build_features
 from tabrl._network import QUANTILES, Network, Posterior, Tokens
-from tabrl._planning import SparseProcess, plan_sparse
+from tabrl._planning import SparseProcess, greedy, plan_sparse
 
-# Actions whose log-probabilities differ by less are as good as each other.
-_TIE = 1e-5
 # Up to so many pairs a second thread gains next to nothing.
 _SMALL = 1000
 
@@ -110,7 +109,8 @@ def solve_to_explore(
     with _computing(batch):
         spread, untried = network.optimism
         rule = (optimism * spread, optimism * untried)
-        drawn = draw_posterior(posterior, features, rule, rng)
+        exploration = exploration_features(batch).to(device)
+        drawn = draw_posterior(posterior, features, exploration, rule, rng)
         process = SparseProcess(drawn, features)
         r = drawn.reward[0, 0].cpu().numpy()
     return plan_sparse(process, r, allowed=_mask(batch))
@@ -126,7 +126,8 @@ def most_probable(
     log_policy: NDArray, rng: np.random.RandomState | np.random.Generator
 ) -> NDArray[np.int64]:
     """Return the most probable action of each state, ties at random."""
-    best = log_policy >= log_policy.max(1, keepdims=True) - _TIE
+    # In float32, as the network computed them.
+    best = greedy(torch.from_numpy(log_policy).float()).numpy() > 0
     # A random order of the actions in each state breaks the ties.
     return (best * (1 + rng.uniform(size=best.shape))).argmax(1)
 

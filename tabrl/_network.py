@@ -16,39 +16,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tabrl._batch import segment_sum
 from tabrl._features import (
     DATA_FEATURES,
     PAIR_FEATURES,
     STATE_FEATURES,
     Features,
-    segment_sum,
 )
 
 HEADS = ("low", "middle", "high")
 QUANTILES = (0.1, 0.5, 0.9)  # of the optimal action value, one for each head
 _SIGN = (-1.0, 0.0, 1.0)
-# Optimism of the high head never falls below this multiple of 1 / sqrt(n + 1), in
-# units of the reward scale: exploration must not give up before the data say so.
+# The high head exceeds the middle one by this multiple of 1 / sqrt(n + 1) at least, in
+# units of the reward scale. The released weights were trained with it, so that it
+# stays; what an agent explores by is `tabrl._exploration`, which reads the middle head.
 _HIGH_FLOOR = 0.05
 # Where no data are, no action falls further behind than this many logits: a policy
 # that saturates early has no gradient left to learn to hedge from.
 _REACH = 10.0
 _PRIOR_PARTS = 6  # itself, siblings, predecessors, any known state, unseen, end
+# Spread and weight of the bonus of `tabrl._exploration.draw_posterior`. The best of the
+# rules that `python -m pretraining.validation.optimism` compares on the prior.
+EXPLORATION_RULE = (0.7, 0.05)
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Dimensions of the network, all that is needed to rebuild it.
-
-    It reads the first ``data_features`` of `Features.data`: those that there were when
-    it was trained, as new ones come last.
-    """
+    """Dimensions of the network, all that is needed to rebuild it."""
 
     width: int = 64
     n_layers: int = 3
     n_heads: int = 4
     mlp_ratio: int = 2
-    data_features: int = DATA_FEATURES
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,8 @@ class _Layer(nn.Module):
         known, allowed = features.known[..., None], features.allowed[..., None]
         n_known = known.sum(1).clamp(min=1)
 
-        asked = known[:, :, None] & allowed
-        by_action = (x * asked).sum(1) / asked.sum(1).clamp(min=1)  # (B, A, d)
+        choices = known[:, :, None] & allowed
+        by_action = (x * choices).sum(1) / choices.sum(1).clamp(min=1)  # (B, A, d)
         pair = (
             pair
             + self.attended(self._attend(x, h, features)).view(b, s, a, d)
@@ -228,15 +227,15 @@ class Network(nn.Module):
     def __init__(
         self,
         config: NetworkConfig,
-        optimism: tuple[float, float] = (0.7, 0.05),
+        optimism: tuple[float, float] = EXPLORATION_RULE,
     ) -> None:
         super().__init__()
         self.config = config
         self.optimism = optimism
         d = config.width
-        self.embed_pair = nn.Linear(PAIR_FEATURES, d)
-        self.embed_state = nn.Linear(STATE_FEATURES, d)
-        self.embed_data = nn.Linear(config.data_features, d)
+        self.embed_pair = nn.Linear(len(PAIR_FEATURES), d)
+        self.embed_state = nn.Linear(len(STATE_FEATURES), d)
+        self.embed_data = nn.Linear(len(DATA_FEATURES), d)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.n_layers))
         self.pair_norm = nn.LayerNorm(d)
         self.state_norm = nn.LayerNorm(d)
@@ -259,7 +258,7 @@ class Network(nn.Module):
         tokens = Tokens(
             self.embed_pair(features.pair.to(dtype)),
             self.embed_state(features.state.to(dtype)),
-            self.embed_data(features.data[:, : self.config.data_features].to(dtype)),
+            self.embed_data(features.data.to(dtype)),
         )
         for layer in self.layers:
             tokens = layer(tokens, features)

@@ -15,6 +15,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from tabrl._batch import StatisticsBatch
 from tabrl._checkpoint import CheckpointError, load_network
 from tabrl._checks import (
     check_device,
@@ -26,7 +27,6 @@ from tabrl._checks import (
 )
 from tabrl._codes import encode, factorise
 from tabrl._dead_ends import warn_of_dead_ends
-from tabrl._features import StatisticsBatch
 from tabrl._inference import at_quantile, most_probable, solve
 from tabrl._labels import as_labels
 from tabrl._persistence import (
@@ -410,14 +410,14 @@ class OfflinePolicyEstimator(BaseEstimator):
         # last row is that of the states that are not in the log.
         active = np.flatnonzero(statistics.active_states)
         size = (statistics.n_states + 1, statistics.n_actions)
-        asked = statistics.compress(active)
+        decided = statistics.compress(active)
         if infers:
             same = np.arange(len(active)), np.arange(size[1])
-            asked = asked.relabel(*same, len(active) + 1, size[1])
+            decided = decided.relabel(*same, len(active) + 1, size[1])
             active = np.append(active, statistics.n_states)
         values = np.zeros((3, *size))
         log_policy = np.full(size, -math.log(size[1]))
-        batch = StatisticsBatch.from_statistics(asked, gamma, reward_range)
+        batch = StatisticsBatch.from_statistics(decided, gamma, reward_range)
         values[:, active], log_policy[active] = solve(network, batch, device)
         policy = np.exp(log_policy)
         if not (np.isfinite(values).all() and np.isfinite(policy).all()):

@@ -18,15 +18,37 @@ from torch import Tensor
 from tabrl._features import Features
 from tabrl._network import Posterior
 
-# A policy changes an action only for more than this share of the values' size;
-# without it, rounding makes policy iteration cycle among equal actions.
-_TIE = 1e-9
+# Actions are equally good whose values differ by no more than this share of their size:
+# about what rounding leaves of a plan, far below what data can tell.
+TIE = {torch.float32: 1e-5, torch.float64: 1e-6}
+# Policy iteration changes an action only for more than this share of the values' size,
+# in float64 and in float32: without it, rounding makes it cycle among equal actions.
+_IMPROVEMENT = 1e-9
+_IMPROVEMENT_SINGLE = 1e-5
 # Residual of the solved values, as a share of their bound.
 _ACCURACY = 1e-11
 # A reward that no plan accepts, small enough for float32 to add to.
 NEVER = -1e9
 # Below this many states a dense solve is faster than an iterative one.
 _DENSE_STATES = 192
+
+
+def greedy(q: Tensor) -> Tensor:
+    """Return the greedy policy with ties in equal shares, (..., A).
+
+    Actions tie with the best one that are within `TIE` (1 + its absolute value) of it,
+    `TIE` being 1e-5 in float32 and 1e-6 in float64.
+    At least one value must be finite; those of -inf get no share.
+
+    Examples
+    --------
+    >>> greedy(torch.tensor([[1.0, 2.0, 2.0 - 1e-6], [0.0, -1.0, -torch.inf]]))
+    tensor([[0.0000, 0.5000, 0.5000],
+            [1.0000, 0.0000, 0.0000]])
+    """
+    best = q.amax(-1, keepdim=True)
+    ties = (q >= best - TIE[q.dtype] * (1 + best.abs())).to(q)
+    return ties / ties.sum(-1, keepdim=True)
 
 
 # -- dense, batched, differentiable ------------------------------------------
@@ -67,7 +89,8 @@ def policy_iteration(
     them, ever more: a far reward draws near by one state per policy otherwise.
     """
     with torch.no_grad():
-        tie = 1e-5 if P.dtype == torch.float32 else _TIE
+        single = P.dtype == torch.float32
+        least = _IMPROVEMENT_SINGLE if single else _IMPROVEMENT
         discount = gamma[:, None, None]
         v = r.amax(-1)
         for _ in range(n_sweeps):
@@ -78,7 +101,7 @@ def policy_iteration(
             q = action_values(P, r, discount, v)
             best, candidate = q.max(-1)
             current = q.gather(-1, action[..., None])[..., 0]
-            better = best > current + tie * (1 + best.abs())
+            better = best > current + least * (1 + best.abs())
             if not bool(better.any()):
                 break
             action = torch.where(better, candidate, action)
@@ -162,7 +185,7 @@ class SparseProcess:
         self.predecessors = array(posterior.predecessors)[0]
         self.anywhere = array(posterior.anywhere)[0]
         self.gamma = float(features.gamma)
-        self.mixes_slowly = False  # found out while solving
+        self.mixes_slowly = False  # set while solving
 
     def action_values(self, r: NDArray, v: NDArray) -> NDArray:
         """Return q = r + gamma P v, (S, A)."""
@@ -256,7 +279,7 @@ def plan_sparse(
         action = process.action_values(r, v).argmax(1)
         v = process.evaluate(r, action, v, accuracy)
         q = process.action_values(r, v)
-        better = q.max(1) > q[at, action] + _TIE * (1 + np.abs(v).max())
+        better = q.max(1) > q[at, action] + _IMPROVEMENT * (1 + np.abs(v).max())
         if not better.any() and accuracy <= _ACCURACY:
             break
         accuracy = max(accuracy * 1e-2, _ACCURACY) if better.any() else _ACCURACY

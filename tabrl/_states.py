@@ -1,4 +1,4 @@
-"""States and their codes, which may grow while an agent finds its way."""
+"""States and their codes, which may grow while an agent acts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class States:
             first, last = self.labels[0], self.labels[-1]
             raise ValueError(
                 f"state must be one of {first} to {last}. Got {state!r:.80}. Leave "
-                "n_states out if states are to be found on the way."
+                "n_states out to add states as they appear."
             )
         if not _is_hashable(as_label(state)):
             raise TypeError(

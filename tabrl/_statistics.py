@@ -1,9 +1,19 @@
-"""Sparse, additive sufficient statistics of logged transitions."""
+"""Sparse, additive sufficient statistics of transitions, counted in two ways.
+
+`Statistics` counts a whole log at once, vectorised, and is what everything else reads.
+`Tally` counts one transition at a time in constant time, as an agent needs it between
+two actions, and gives the same `Statistics` at any time.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+# In a `Tally`, an edge's key is ``pair * _SHIFT + next state``.
+_SHIFT = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,22 +71,6 @@ class Statistics:
     edge_count: NDArray[np.float64]
 
     @classmethod
-    def empty(cls, n_states: int, n_actions: int) -> "Statistics":
-        """Return the statistics of no transitions.
-
-        Parameters
-        ----------
-        n_states, n_actions : int
-            How many states and actions are known.
-
-        Returns
-        -------
-        Statistics
-            The neutral element of ``+``.
-        """
-        return cls.from_codes([], [], [], [], [], n_states, n_actions)
-
-    @classmethod
     def from_codes(
         cls,
         state: ArrayLike,
@@ -86,7 +80,7 @@ class Statistics:
         terminated: ArrayLike,
         n_states: int,
         n_actions: int,
-    ) -> "Statistics":
+    ) -> Statistics:
         """Count transitions given as integer codes.
 
         Parameters
@@ -145,11 +139,10 @@ class Statistics:
         first = np.flatnonzero(np.diff(edge_key, prepend=-1))
         edge_count = np.diff(first, append=len(edge_key))
         edge_pair, edge_next = np.divmod(edge_key[first].astype(np.int64), n_states)
-        return cls(
-            n_states=n_states,
-            n_actions=n_actions,
-            pair_state=pair_key // n_actions,
-            pair_action=pair_key % n_actions,
+        return cls._of_keys(
+            n_states,
+            n_actions,
+            pair_key,
             n=n,
             reward_sum=reward_sum,
             reward_sq_sum=reward_sq_sum,
@@ -160,74 +153,23 @@ class Statistics:
         )
 
     @classmethod
-    def from_model(
+    def _of_keys(
         cls,
-        P: ArrayLike,
-        R: ArrayLike,
-        n: ArrayLike,
-        terminal: ArrayLike | None = None,
-    ) -> "Statistics":
-        """Return the expected statistics of `n` visits to every pair of a known model.
-
-        Parameters
-        ----------
-        P : array of shape (n_states, n_actions, n_states)
-            Transition probabilities.
-        R : array of shape (n_states, n_actions)
-            Rewards, taken as free of noise.
-        n : float or array of shape (n_states, n_actions)
-            Visits of each pair. Pairs with no visits are left out.
-        terminal : bool array of shape (n_states,), optional
-            States that end the process. What leads into them counts as terminated,
-            and their own pairs are left out: no transition starts there.
-
-        Returns
-        -------
-        Statistics
-            With ``edge_count = n * P`` and ``reward_sum = n * R``.
-
-        Raises
-        ------
-        ValueError
-            If the shapes disagree or a row of `P` is not a distribution.
-        """
-        P = np.asarray(P, dtype=np.float64)
-        R = np.asarray(R, dtype=np.float64)
-        if P.ndim != 3 or P.shape[0] != P.shape[2] or R.shape != P.shape[:2]:
-            raise ValueError(
-                "P must have the shape (n_states, n_actions, n_states) and R "
-                f"(n_states, n_actions). Got {P.shape} and {R.shape}."
-            )
-        if (P < 0).any() or not np.allclose(P.sum(axis=2), 1):
-            raise ValueError("Each row of P must be a distribution over next states.")
-        n_states, n_actions = R.shape
-        ends = np.zeros(n_states, bool) if terminal is None else np.asarray(terminal)
-        if ends.shape != (n_states,) or ends.dtype != bool:
-            raise ValueError(f"terminal must be boolean with shape ({n_states},).")
-        visits = np.where(ends[:, None], 0.0, np.broadcast_to(n, R.shape))
-
-        pair_state, pair_action = np.nonzero(visits)
-        n_pair = visits[pair_state, pair_action]
-        flow = n_pair[:, None] * P[pair_state, pair_action]  # (n_pairs, n_states)
-        n_terminated = flow[:, ends].sum(axis=1)
-        flow[:, ends] = 0
-        edge_pair, edge_next = np.nonzero(flow)
-        r = R[pair_state, pair_action]
+        n_states: int,
+        n_actions: int,
+        pair_key: NDArray[np.int64],
+        **arrays: NDArray,
+    ) -> Statistics:
+        """Return the statistics of pairs given as ``state * n_actions + action``."""
         return cls(
-            n_states=n_states,
-            n_actions=n_actions,
-            pair_state=pair_state,
-            pair_action=pair_action,
-            n=n_pair,
-            reward_sum=n_pair * r,
-            reward_sq_sum=n_pair * r * r,
-            n_terminated=n_terminated,
-            edge_pair=edge_pair,
-            edge_next=edge_next,
-            edge_count=flow[edge_pair, edge_next],
+            n_states,
+            n_actions,
+            pair_key // n_actions,
+            pair_key % n_actions,
+            **arrays,
         )
 
-    def __add__(self, other: "Statistics") -> "Statistics":
+    def __add__(self, other: Statistics) -> Statistics:
         """Return the statistics of both data sets together."""
         if not isinstance(other, Statistics):
             return NotImplemented
@@ -245,7 +187,7 @@ class Statistics:
         action_map: ArrayLike,
         n_states: int,
         n_actions: int,
-    ) -> "Statistics":
+    ) -> Statistics:
         """Return the same statistics under other codes, among more labels perhaps.
 
         Parameters
@@ -295,7 +237,7 @@ class Statistics:
         )
         return _assemble(n_states, n_actions, renamed)
 
-    def compress(self, states: NDArray[np.int64]) -> "Statistics":
+    def compress(self, states: NDArray[np.int64]) -> Statistics:
         """Return the statistics over some states only, renumbered in their order.
 
         Parameters
@@ -337,6 +279,106 @@ class Statistics:
         return np.maximum(left, entered)
 
 
+class Tally:
+    """Counts and reward sums that grow by one transition at a time, in constant time.
+
+    Memory follows the number of distinct transitions. States may be added as they
+    appear: a pair's key is ``state * n_actions + action``, whatever states there are.
+
+    Parameters
+    ----------
+    n_actions : int
+        How many actions there are.
+
+    Attributes
+    ----------
+    seen : set of int
+        States that a transition started from or led to, by terminating too.
+    n_transitions : int
+        How many transitions were added.
+
+    Examples
+    --------
+    >>> tally = Tally(n_actions=2)
+    >>> tally.add(0, 1, 0.5, 2, False), tally.add(0, 1, 0.5, -1, True)
+    (1, 2)
+    >>> statistics = tally.statistics(n_states=3)
+    >>> statistics.n, statistics.reward_sum, statistics.n_terminated
+    (array([2.]), array([1.]), array([1.]))
+    """
+
+    def __init__(self, n_actions: int) -> None:
+        self.n_actions = n_actions
+        self.seen: set[int] = set()
+        self.n_transitions = 0
+        # n, reward_sum, reward_sq_sum and n_terminated of each pair.
+        self._pairs: dict[int, list[float]] = {}
+        self._edges: dict[int, int] = {}
+
+    def add(
+        self, state: int, action: int, reward: float, next_state: int, terminated: bool
+    ) -> int:
+        """Count a transition; return how often its pair has been tried by now.
+
+        ``next_state`` may be -1 where the process ended.
+        """
+        key = state * self.n_actions + action
+        pair = self._pairs.get(key)
+        if pair is None:
+            pair = self._pairs[key] = [0, 0.0, 0.0, 0]
+        n = int(pair[0]) + 1
+        pair[0] = n
+        pair[1] += reward
+        pair[2] += reward * reward
+        if terminated:
+            pair[3] += 1
+        else:
+            edge = key * _SHIFT + next_state
+            self._edges[edge] = self._edges.get(edge, 0) + 1
+        self.seen.add(state)
+        if next_state >= 0:
+            self.seen.add(next_state)
+        self.n_transitions += 1
+        return n
+
+    def statistics(self, n_states: int) -> Statistics:
+        """Return the statistics over states ``0 .. n_states - 1``."""
+        key, table = _sorted(self._pairs)
+        table = table.reshape(len(key), 4)
+        edge, edge_count = _sorted(self._edges)
+        return Statistics._of_keys(
+            n_states,
+            self.n_actions,
+            key,
+            n=table[:, 0],
+            reward_sum=table[:, 1],
+            reward_sq_sum=table[:, 2],
+            n_terminated=table[:, 3],
+            edge_pair=np.searchsorted(key, edge // _SHIFT),
+            edge_next=edge % _SHIFT,
+            edge_count=edge_count,
+        )
+
+    @classmethod
+    def from_statistics(cls, statistics: Statistics, seen: NDArray[np.int64]) -> Tally:
+        """Return the tally that `statistics` came from."""
+        tally = cls(statistics.n_actions)
+        key = statistics.pair_state * tally.n_actions + statistics.pair_action
+        sums = statistics.reward_sum.tolist(), statistics.reward_sq_sum.tolist()
+        n, n_terminated = (
+            counts.astype(np.int64).tolist()
+            for counts in (statistics.n, statistics.n_terminated)
+        )
+        rows = zip(n, *sums, n_terminated, strict=True)
+        tally._pairs = dict(zip(key.tolist(), map(list, rows), strict=True))
+        edge = key[statistics.edge_pair] * _SHIFT + statistics.edge_next
+        edge_count = statistics.edge_count.astype(np.int64).tolist()
+        tally._edges = dict(zip(edge.tolist(), edge_count, strict=True))
+        tally.seen = set(seen.tolist())
+        tally.n_transitions = sum(n)
+        return tally
+
+
 def _assemble(n_states: int, n_actions: int, *parts: Statistics) -> Statistics:
     """Merge parts whose codes are right but whose pairs need sorting and summing."""
 
@@ -359,11 +401,10 @@ def _assemble(n_states: int, n_actions: int, *parts: Statistics) -> Statistics:
         name: _sum_by(pair, joined(name), n_pairs)
         for name in ("n", "reward_sum", "reward_sq_sum", "n_terminated")
     }
-    return Statistics(
-        n_states=n_states,
-        n_actions=n_actions,
-        pair_state=pair_key // n_actions,
-        pair_action=pair_key % n_actions,
+    return Statistics._of_keys(
+        n_states,
+        n_actions,
+        pair_key,
         edge_pair=edge_key // n_states,
         edge_next=edge_key % n_states,
         edge_count=_sum_by(edge, joined("edge_count"), len(edge_key)),
@@ -398,3 +439,10 @@ def _check_codes(name: str, codes: NDArray[np.int64], size: int) -> None:
             f"{name} must hold codes from 0 to {size - 1}. "
             f"Got {codes.min()} to {codes.max()}."
         )
+
+
+def _sorted(counts: dict) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the keys in ascending order, and the values in theirs."""
+    keys = np.fromiter(counts, np.int64, len(counts))
+    order = np.argsort(keys)
+    return keys[order], np.array(list(counts.values()), np.float64)[order]

@@ -135,7 +135,6 @@ BROKEN_CONFIG = {
     "negative size": (lambda f: resize(f, width=-8), "in 'network'"),
     "endless size": (lambda f: resize(f, width=10**400), "in 'network'"),
     "heads": (lambda f: resize(f, n_heads=3), "dividing width"),
-    "later inputs": (lambda f: resize(f, data_features=99), "data_features <="),
     "one optimism": (lambda f: edit_config(f, optimism=[1.0]), "in 'optimism'"),
     "text optimism": (lambda f: edit_config(f, optimism=["1", 0]), "in 'optimism'"),
     "no pair": (lambda f: edit_config(f, optimism=2.0), "in 'optimism'"),

@@ -20,7 +20,7 @@ ORDER = (
     "_states",
     "_statistics",
     "_dead_ends",
-    "_tally",
+    "_batch",
     "_features",
     "_network",
     "_exploration",
@@ -30,11 +30,18 @@ ORDER = (
     "_persistence",
     "_reading",
     "_environments",
+    "_encoder",
+    "_policy",
+    "_replanning",
     "_offline",
+    "_experience",
     "_online",
     "__init__",
     "__main__",
 )
+# The floors of pretraining: a package may import those before it.
+FLOORS = ("prior", "recipe", "benchmark", "validation")
+RECIPE = ("targets", "simulate", "loss", "groups", "run", "train", "export")
 # What each may import from outside, beside the standard library.
 THIRD_PARTY = {
     "_checks": {"numpy", "torch"},
@@ -44,10 +51,13 @@ THIRD_PARTY = {
     "_states": {"numpy"},
     "_columns": {"numpy", "narwhals"},
     "_transitions": {"numpy", "narwhals"},
-    "_statistics": {"numpy", "scipy"},
-    "_tally": {"numpy"},
+    "_statistics": {"numpy"},
+    "_batch": {"numpy", "torch"},
+    "_encoder": {"numpy"},
+    "_policy": {"numpy", "torch"},
+    "_replanning": set(),
     "_environments": {"numpy", "gymnasium"},
-    "_features": {"numpy", "scipy", "torch"},
+    "_features": {"numpy", "torch"},
     "_network": {"torch"},
     "_exploration": {"numpy", "torch"},
     "_planning": {"numpy", "scipy", "torch"},
@@ -130,3 +140,96 @@ def test_the_package_and_the_examples_never_import_the_recipe():
 def test_all_imports_are_absolute():
     for path in files("tabrl", "pretraining", "examples", "tests"):
         assert not [name for level, name in imports(path.read_text()) if level], path
+
+
+def module_of(path: Path) -> str:
+    """Return the full name of a file's module; that of a package is its own."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules_imported(source: str, modules: set[str]) -> set[str]:
+    """Return which of the modules a source imports, wherever it does."""
+    found = set()
+    for _, name in imports(source):
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {""}
+
+
+def floor(module: str) -> tuple[int, int]:
+    """Return how high a module of pretraining stands; of two, the lower is imported."""
+    _, package, name, *_ = *module.split("."), "", ""
+    story = RECIPE.index(name) if package == "recipe" and name else 0
+    return FLOORS.index(package), story
+
+
+def upward_arrows(sources: dict[str, str]) -> set[tuple[str, str]]:
+    """Return who imports whom of a higher floor, or of its own in the recipe."""
+    return {
+        (module, imported)
+        for module, source in sources.items()
+        for imported in modules_imported(source, set(sources)) - {module}
+        if floor(imported) > floor(module)
+    }
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Return modules that import each other in a circle, and those that import them."""
+    arrows = {
+        module: modules_imported(source, set(sources)) - {module}
+        for module, source in sources.items()
+    }
+    # Whoever imports none of those that are left is part of no circle.
+    while free := {module for module in arrows if not arrows[module] & arrows.keys()}:
+        arrows = {m: arrows[m] for m in arrows if m not in free}
+    return sorted(arrows)
+
+
+@pytest.fixture(scope="module")
+def pretraining() -> dict[str, str]:
+    """Sources of the modules of pretraining's floors."""
+    paths = files(*(f"pretraining/{package}" for package in FLOORS))
+    return {module_of(path): path.read_text() for path in paths}
+
+
+def test_the_floors_are_all_that_there_is_of_pretraining(pretraining):
+    tops = {path.relative_to(ROOT).parts[1] for path in files("pretraining")}
+    assert tops == {*FLOORS, "__init__.py"}
+    recipe = {name for name in pretraining if name.startswith("pretraining.recipe.")}
+    assert recipe <= {f"pretraining.recipe.{name}" for name in RECIPE}
+
+
+def test_pretraining_imports_one_way(pretraining):
+    assert not upward_arrows(pretraining)
+
+
+def test_pretraining_has_no_circle(pretraining):
+    assert not circle(pretraining)
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("prior", "from pretraining.recipe.targets import solve"),
+        ("prior", "import pretraining.benchmark"),
+        ("recipe.targets", "from pretraining.recipe import simulate"),
+        ("recipe.simulate", "def f():\n    import pretraining.recipe.loss"),
+        ("recipe.train", "from pretraining.recipe.export import export"),
+        ("recipe.export", "import pretraining.validation.validate"),
+        ("benchmark", "from pretraining import validation"),
+    ],
+)
+def test_an_upward_arrow_in_pretraining_is_found(pretraining, module, line):
+    name = f"pretraining.{module}"
+    assert upward_arrows(pretraining | {name: line}) == {
+        (name, *modules_imported(line, set(pretraining)))
+    }
+
+
+def test_a_circle_is_found():
+    a, b, c, d = (f"pretraining.benchmark.{name}" for name in "abcd")
+    planted = {a: f"import {b}", b: f"from {c} import x", c: f"import {a}", d: ""}
+    assert circle(planted) == [a, b, c]
+    assert not circle(planted | {c: f"import math, {d}"})

@@ -10,13 +10,34 @@ import numpy as np
 import pytest
 import torch
 
+from tabrl._batch import StatisticsBatch
 from tabrl._checkpoint import load_network
-from tabrl._features import StatisticsBatch, build_features
+from tabrl._exploration import exploration_features
+from tabrl._features import (
+    DATA_FEATURES,
+    PAIR_FEATURES,
+    STATE_FEATURES,
+    Features,
+    build_features,
+)
 from tabrl._inference import solve, solve_to_explore
 from tabrl._network import Network, NetworkConfig, symexp, symlog
 from tabrl._planning import dense_transitions, plan_dense
 
 NAN_RANGE = (np.nan, np.nan)
+
+
+def pair_feature(features: Features, name: str) -> np.ndarray:
+    return features.pair[..., PAIR_FEATURES.index(name)].numpy()
+
+
+def state_feature(features: Features, name: str) -> np.ndarray:
+    return features.state[..., STATE_FEATURES.index(name)].numpy()
+
+
+def data_features(features: Features, *names: str) -> list[float]:
+    """Return features of the only data set."""
+    return [features.data[0, DATA_FEATURES.index(name)].item() for name in names]
 
 
 def statistics_batch(
@@ -139,33 +160,36 @@ def test_features_by_hand():
     np.testing.assert_allclose(features.edge_sibling, [1 / 3, 2 / 3, 1])
     np.testing.assert_allclose(features.edge_predecessor, [1, 1 / 3, 2 / 3])
     variance = 18 / 4 / 16 - 0.25
-    expected = [
-        0.3 * np.log(5),
-        1 / np.sqrt(5),
-        1,
-        0.5,
-        np.sqrt(variance / 4),
-        np.sqrt(variance),
-        0.25,
-        0.25,
-        0.5,
-        np.log(4),
-        1,
-        0,
-        0,
-        1,
-    ]
-    np.testing.assert_allclose(features.pair[0, 0, 0], expected)
-    unvisited = np.zeros(14)
-    unvisited[1] = 1
+    expected = {
+        "log_visits": 0.3 * np.log(5),
+        "inverse_root_visits": 1 / np.sqrt(5),
+        "visited": 1,
+        "reward": 0.5,
+        "reward_standard_error": np.sqrt(variance / 4),
+        "reward_deviation": np.sqrt(variance),
+        "self_transition": 0.25,
+        "terminated": 0.25,
+        "most_frequent_outcome": 0.5,
+        "log_outcomes": np.log(4),
+        "rewarded": 1,
+        "forbidden": 0,
+        "reward_at_range_end": 0,
+        "behaviour": 1,
+    }
+    # The released weights read the columns by position: this is their order.
+    assert tuple(expected) == PAIR_FEATURES
+    np.testing.assert_allclose(features.pair[0, 0, 0], list(expected.values()))
+    unvisited = np.array(PAIR_FEATURES) == "inverse_root_visits"
     np.testing.assert_allclose(features.pair[0, 0, 1], unvisited)
-    assert features.data[0, 0] == pytest.approx(np.log(4))
-    assert features.data[0, 4] == pytest.approx(0.5)
+    found = data_features(features, "log_horizon", "share_of_pairs_tried")
+    np.testing.assert_allclose(found, [np.log(4), 0.5])
     # One action a state; of five steps, three more leave state 0 than enter it, and
     # two more enter state 1 than leave it.
-    assert features.data[0, 18:21].tolist() == [1, 1, 0]
+    behaviour = ("behaviour_concentration", "flow_imbalance", "complete")
+    assert data_features(features, *behaviour) == [1, 1, 0]
     # Of the six pairs among the four visits of (0, 0), one is of two that ended alike.
-    np.testing.assert_allclose(features.data[0, 21:], [1 / 6, 0], atol=1e-12)
+    found = data_features(features, "agreement", "agreement_spread")
+    np.testing.assert_allclose(found, [1 / 6, 0], atol=1e-12)
 
 
 def test_features_say_what_the_behaviour_was_like():
@@ -173,15 +197,17 @@ def test_features_say_what_the_behaviour_was_like():
     counts[0, 0, :, 1], counts[0, 1, 0, 0] = [3, 1], 4
     nothing = np.zeros((1, 2, 2))
     features = build_features(statistics_batch(counts, nothing, nothing, nothing, 0.9))
-    assert features.pair[0, :, :, -1].tolist() == [[0.75, 0.25], [1, 0]]
-    assert features.state[0, :, -1].tolist() == [0.75, 1]
+    assert pair_feature(features, "behaviour")[0].tolist() == [[0.75, 0.25], [1, 0]]
+    most = state_feature(features, "most_frequent_behaviour")
+    assert most[0].tolist() == [0.75, 1]
     # Seven of eight steps take their state's usual action; the log may be one path.
-    assert features.data[0, 18:21].tolist() == [0.875, 0, 0]
+    names = ("behaviour_concentration", "flow_imbalance", "complete")
+    assert data_features(features, *names) == [0.875, 0, 0]
     states = replace(
         statistics_batch(counts, nothing, nothing, nothing, 0.9),
         complete=torch.ones(1, dtype=torch.bool),
     )
-    assert build_features(states).data[0, 20] == 1
+    assert data_features(build_features(states), "complete") == [1]
 
 
 def test_features_say_how_often_two_visits_of_a_pair_agree():
@@ -194,7 +220,8 @@ def test_features_say_how_often_two_visits_of_a_pair_agree():
     degrees, agreement = np.array([3, 2, 1]), np.array([1 / 6, 1, 1])
     mean = np.average(agreement, weights=degrees)
     spread = np.average((agreement - mean) ** 2, weights=degrees) ** 0.5
-    np.testing.assert_allclose(features.data[0, 21:], [mean, spread])
+    found = data_features(features, "agreement", "agreement_spread")
+    np.testing.assert_allclose(found, [mean, spread])
 
 
 @pytest.mark.parametrize("reward_range", [None, (-3.0, 8.0)])
@@ -418,17 +445,6 @@ def test_the_policy_hedges_until_every_action_of_the_state_was_tried(network):
     torch.testing.assert_close(sure.argmax(-1), q[1].argmax(-1))
 
 
-def test_features_that_came_after_a_network_was_trained_say_nothing_to_it():
-    features = build_features(statistics_batch(**draw_arrays(2)))
-    later = features.data.clone()
-    later[:, 20:] += 1
-    for n_read, reads in ((20, False), (21, True)):
-        network = random_network(data_features=n_read)
-        found = network(replace(features, data=later))[1].reward
-        same = torch.equal(found, network(features)[1].reward)
-        assert same is not reads
-
-
 def test_what_is_missing_to_one_is_the_share_of_unseen_states(network):
     features = build_features(statistics_batch(**draw_arrays(2)))
     _, posterior = network(features)
@@ -464,7 +480,7 @@ def test_more_data_bring_the_posterior_nearer(network):
     assert distances[3] < 0.02 * distances[2]
 
 
-def test_a_state_is_hidden_until_it_is_reached():
+def test_a_state_is_unseen_until_it_is_reached():
     zeros = np.zeros((3, 2, 1))
     counts = np.zeros((3, 2, 1, 2))
     counts[0, 0, 0, 0] = 2  # the second state is never reached,
@@ -472,11 +488,11 @@ def test_a_state_is_hidden_until_it_is_reached():
     ended = zeros.copy()
     ended[2] = 1  # or left without having been arrived at.
     data = statistics_batch(counts, ended, zeros, zeros, 0.9)
-    hidden = [build_features(data).hidden.tolist()]
+    unseen = [exploration_features(data).may_have_unseen_states.tolist()]
     for complete in ([True] * 3, [True, False, True]):
         data = replace(data, complete=torch.tensor(complete))
-        hidden.append(build_features(data).hidden.tolist())
-    assert hidden == [[True] * 3, [True, False, False], [True, True, False]]
+        unseen.append(exploration_features(data).may_have_unseen_states.tolist())
+    assert unseen == [[True] * 3, [True, False, False], [True, True, False]]
 
 
 def test_rewards_at_the_ends_of_the_declared_range_are_noticed():
@@ -492,7 +508,9 @@ def test_rewards_at_the_ends_of_the_declared_range_are_noticed():
             reward_range=(-1, 1),
         )
         features = build_features(data)
-        found.append([features.pair[0, 0, 0, 12], *features.data[0, 16:18]])
+        inside = data_features(features, "share_inside_range", "two_valued_reward")
+        at_end = pair_feature(features, "reward_at_range_end").item()
+        found.append([at_end, *inside])
     # At an end; the share of pairs inside; variance over that of two outcomes.
     np.testing.assert_allclose(found, [[0, 1, 1], [0, 1, 0], [1, 0, 0]], atol=1e-12)
 
@@ -509,15 +527,15 @@ def test_only_large_networks_compute_on_several_threads(n_actions):
 
     network.register_forward_pre_hook(watched)
     data = statistics_batch(**draw_arrays(0, 1, n_actions=n_actions))
-    told = (network, data, torch.device("cpu"))
+    problem = (network, data, torch.device("cpu"))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        solve(*told)
-        solve_to_explore(*told, 1.0, np.random.default_rng(0))
+        solve(*problem)
+        solve_to_explore(*problem, 1.0, np.random.default_rng(0))
         assert torch.get_num_threads() == 3
         with pytest.raises(ArithmeticError):
-            solve(*told)
+            solve(*problem)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

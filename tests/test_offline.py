@@ -19,6 +19,7 @@ import sklearn
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from models import expected_statistics
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -32,7 +33,6 @@ from tabrl import (
     _offline,
 )
 from tabrl._network import Network, NetworkConfig
-from tabrl._statistics import Statistics
 
 COLUMNS = ("state", "action", "reward", "next_state", "terminated")
 few_examples = settings(max_examples=15)
@@ -516,7 +516,7 @@ def test_gamma_zero_values_are_mean_rewards_in_the_limit():
     rng = np.random.default_rng(0)
     means = rng.normal(size=(5, 3))
     P = rng.dirichlet(np.ones(5), (5, 3))
-    policy = with_statistics(Statistics.from_model(P, means, 1e9), gamma=0.0)
+    policy = with_statistics(expected_statistics(P, means, 1e9), gamma=0.0)
     np.testing.assert_allclose(policy.action_values(range(5)), means, atol=1e-6)
     np.testing.assert_array_equal(policy.predict(range(5)), means.argmax(1))
 

@@ -146,7 +146,7 @@ def test_far_reward_in_one_endless_episode():
     rewards, plans = [], set()
     for _ in range(3000):
         action = agent.act(room)
-        plans.add(agent._scores.tobytes())
+        plans.add(agent._policy.scores.tobytes())
         after = min(room + 1, last) if action == 1 else max(room - 1, 0)
         rewards.append(float(room == last and after == last))
         agent.observe(room, action, rewards[-1], after, False)
@@ -193,7 +193,7 @@ def test_the_larger_the_process_the_longer_a_plan_stays(monkeypatch):
     ages = []
     for _ in range(6):
         agent.act(0)
-        ages.append((agent.n_plans_, agent._age))
+        ages.append((agent.n_plans_, agent._replanning.age))
         agent.observe(0, 0, 0.0, 0, False)
     # In a small process the first plan would go at age 1.
     assert ages == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
@@ -213,7 +213,7 @@ def test_a_plan_may_repeat_what_was_known_before(monkeypatch):
     assert agent.n_plans_ == 2
 
 
-def test_news_are_none_to_an_agent_that_does_not_explore():
+def test_an_agent_that_does_not_explore_keeps_its_plan_for_the_episode():
     agent = make_agent(3)
     agent.explore = False
     for _ in range(5):
@@ -319,12 +319,12 @@ def test_vector_environments(mode):
     envs = SyncVectorEnv(
         [lambda: TimeLimit(Corridor(n_rooms), limit)] * 3, autoreset_mode=mode
     )
-    told = []
+    episodes = []
     agent = make_agent(n_rooms)
-    agent.learn(envs, n_episodes=30, callback=lambda _, e: told.append(e))
+    agent.learn(envs, n_episodes=30, callback=lambda _, e: episodes.append(e))
     assert_true_to_the_corridor(agent.statistics_, n_rooms)
-    assert [episode["episode"] for episode in told] == list(range(1, 31))
-    for episode in told:
+    assert [episode["episode"] for episode in episodes] == list(range(1, 31))
+    for episode in episodes:
         assert n_rooms - 1 <= episode["length"] <= limit
         assert episode["return"] == episode["terminated"]
     recorded = sum(len(env.unwrapped.log) for env in envs.envs)
@@ -382,7 +382,7 @@ def test_labels(kind, vector):
     assert agent.action_values(labels).max(1)[0] == pytest.approx(0.99**3, rel=0.2)
 
 
-def test_states_are_found_on_the_way():
+def test_states_are_added_as_they_appear():
     agent = OnlineAgent(n_actions=2, reward_range=(0, 1), random_state=0)
     assert len(agent.states_) == 0
     assert agent.exploration_proba([]).shape == (0, 2)
@@ -443,26 +443,26 @@ def test_a_masked_action_promises_nothing():
 
 
 def test_states_are_taken_for_all_once_none_was_met_only_once(monkeypatch):
-    told = []
+    complete = []
 
     def solve(network, batch, *args):
-        told.append(batch.complete.item())
+        complete.append(batch.complete.item())
         return solve_to_explore(network, batch, *args)
 
     monkeypatch.setattr("tabrl._online.solve_to_explore", solve)
     for agent in (make_agent(None), make_agent(3)):
         # The first two states are met once, then twice; at the end nothing is decided.
-        a, b, end = range(3) if agent._states.complete else "abe"
+        a, b, end = range(3) if agent._encoder.states.complete else "abe"
         for step in ((a, 0, 0, b, False), (b, 0, 1, end, True), (a, 1, 0, b, False)):
             agent.observe(*step)
             agent._plan()
-    assert told == [False, False, True, True, True, True]
+    assert complete == [False, False, True, True, True, True]
 
 
 def test_planning_with_everything_allowed_is_planning():
+    from tabrl._batch import StatisticsBatch
     from tabrl._checkpoint import load_network
     from tabrl._checks import check_device
-    from tabrl._features import StatisticsBatch
     from tabrl._inference import infer
     from tabrl._planning import SparseProcess
 
@@ -503,14 +503,14 @@ def test_the_same_seed_the_same_run():
     assert_same_statistics(first.statistics_, again.statistics_)
 
 
-def test_asking_changes_nothing():
-    def run(ask):
+def test_reading_changes_nothing():
+    def run(read):
         agent = make_agent(6)
-        agent.learn(Corridor(6), n_episodes=5, callback=lambda a, _: ask(a) and None)
+        agent.learn(Corridor(6), n_episodes=5, callback=lambda a, _: read(a) and None)
         return agent
 
-    quiet, asked = run(lambda agent: None), run(everything)
-    assert_same_statistics(quiet.statistics_, asked.statistics_)
+    quiet, read = run(lambda agent: None), run(everything)
+    assert_same_statistics(quiet.statistics_, read.statistics_)
 
 
 @pytest.mark.parametrize("middle", [0, 3, 250])
@@ -575,22 +575,22 @@ def test_other_files_are_refused(tmp_path):
 def test_explore_and_optimism():
     agent = make_agent(5).learn(Corridor(5), n_episodes=5)
     optimistic = agent.exploration_proba(range(5))
-    agent.explore, agent._due = False, True
+    agent.explore, agent._replanning.due = False, True
     exploiting = agent.exploration_proba(range(5))
     np.testing.assert_allclose(exploiting, agent.predict_proba(range(5)), atol=1e-12)
     assert agent.act(0) in (0, 1)
-    agent.explore, agent._due = True, True
+    agent.explore, agent._replanning.due = True, True
     np.testing.assert_array_equal(agent.exploration_proba(range(5)), optimistic)
     # All but one pair may still give something, and nothing is known to be noisy.
     agent = make_agent(5)
     for _ in range(2):
         agent.observe(0, 0, 0.0, 0, False)
     agent.act(0)
-    scores = agent._scores
+    scores = agent._policy.scores
     for optimism, sign in ((0.0, -1), (2.0, 1)):
-        agent.optimism, agent._due = optimism, True
+        agent.optimism, agent._replanning.due = optimism, True
         agent.act(0)
-        assert (sign * (agent._scores - scores) > 0).all()
+        assert (sign * (agent._policy.scores - scores) > 0).all()
 
 
 def test_rewards_in_other_units_change_nothing():
@@ -685,7 +685,7 @@ def test_bad_transitions(bad, error, message):
     assert pickle.dumps(agent) == before
 
 
-def test_bad_transitions_where_states_are_found():
+def test_bad_transitions_where_states_are_added():
     agent = OnlineAgent(n_actions=2)
     before = pickle.dumps(agent)
     for bad in ({"next_state": None}, {"next_state": np.nan}, {"state": (1, None)}):

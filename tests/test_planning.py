@@ -17,6 +17,7 @@ from tabrl._planning import (
     SparseProcess,
     dense_transitions,
     evaluate_actions,
+    greedy,
     plan_dense,
     plan_sparse,
     policy_iteration,
@@ -28,7 +29,7 @@ seeds = st.integers(0, 2**32 - 1)
 def make_features(n_sets, n_states, n_actions, gamma, **edges) -> Features:
     """Return features with all that planning reads; the rest is empty."""
     empty = torch.zeros(0, dtype=torch.float64)
-    names = "pair state data reward terminated scale span variance noisy hidden found"
+    names = "pair state data reward terminated scale"
     edges_of = "edge_prob edge_sibling edge_predecessor"
     fields = {name: empty for name in f"{names} {edges_of}".split()}
     fields |= {
@@ -368,3 +369,25 @@ def test_gradient_against_finite_differences():
 
     # gradcheck perturbs each input by 1e-6 and compares in float64.
     assert torch.autograd.gradcheck(values, inputs, eps=1e-6, atol=1e-5, rtol=1e-4)
+
+
+# Ties
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-6)]
+)
+@pytest.mark.parametrize("best", [-100.0, 0.0, 7.0])
+def test_actions_tie_up_to_rounding(dtype, tolerance, best):
+    size = tolerance * (1 + abs(best))
+    gaps = torch.tensor([0.0, 0.5, 2.0, torch.inf], dtype=torch.float64)
+    q = (best - size * gaps).to(dtype)
+    assert greedy(q).tolist() == [0.5, 0.5, 0, 0]
+    # In batches as one by one, wherever the best action stands.
+    q = torch.stack([q, q.flip(0)])
+    expected = [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]
+    assert greedy(q[:, None]).tolist() == [[row] for row in expected]
+
+
+def test_everything_ties_where_nothing_differs():
+    torch.testing.assert_close(greedy(torch.zeros(2, 3)), torch.full((2, 3), 1 / 3))

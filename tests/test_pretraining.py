@@ -23,7 +23,6 @@ from pretraining.recipe.loss import (
     WEIGHTS,
     compute_losses,
     divergence,
-    greedy,
     normalised_regret,
     optimal_actions,
 )
@@ -53,7 +52,7 @@ from pretraining.recipe.train import (
 from pretraining.validation.controls import certainty_equivalence
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network, NetworkConfig
-from tabrl._planning import plan_dense
+from tabrl._planning import greedy, plan_dense
 from tabrl._statistics import Statistics
 
 ROOT = Path(__file__).parents[1]

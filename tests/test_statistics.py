@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models import expected_statistics
 
-from tabrl._statistics import Statistics
+from tabrl._statistics import Statistics, Tally
 
 N_STATES, N_ACTIONS = 5, 3
 ARRAYS = (
@@ -147,11 +148,26 @@ def test_relabelling_is_counting_under_other_codes(rows, to_state, to_action):
 
 @given(rows)
 def test_empty_is_neutral(rows):
-    empty = Statistics.empty(N_STATES, N_ACTIONS)
+    empty = count([])
     assert_valid(empty)
     assert_equal(count(rows) + empty, count(rows))
     assert_equal(empty + count(rows), count(rows))
-    assert_equal(empty, count([]))
+
+
+@given(rows)
+def test_one_at_a_time_or_all_at_once_gives_the_same_counts(rows):
+    tally = Tally(N_ACTIONS)
+    visits = [tally.add(*row) for row in rows]
+    assert_equal(tally.statistics(N_STATES), count(rows))
+    assert tally.n_transitions == len(rows)
+    pairs = [row[:2] for row in rows]
+    assert visits == [pairs[: i + 1].count(pair) for i, pair in enumerate(pairs)]
+    again = Tally.from_statistics(count(rows), np.array(sorted(tally.seen), np.int64))
+    assert vars(again).keys() == vars(tally).keys()
+    assert again.seen == tally.seen
+    for one in (tally, again):
+        one.add(0, 0, 1.0, 1, False)
+    assert_equal(again.statistics(N_STATES), tally.statistics(N_STATES))
 
 
 def test_adding_leaves_the_parts_alone():
@@ -172,7 +188,7 @@ def test_expected_statistics_by_hand():
     P[1, 0] = [0, 0, 1]
     P[2] = [0, 0, 1]
     R = np.array([[2.0, 0.0], [1.0, 0.0], [9.0, 9.0]])
-    statistics = Statistics.from_model(P, R, 8, terminal=[False, False, True])
+    statistics = expected_statistics(P, R, 8, terminal=[False, False, True])
     assert statistics.pair_state.tolist() == [0, 0, 1, 1]
     assert statistics.pair_action.tolist() == [0, 1, 0, 1]
     assert statistics.n.tolist() == [8, 8, 8, 8]
@@ -189,7 +205,7 @@ def test_expected_statistics_by_hand():
 def test_pairs_without_visits_are_left_out():
     P = np.full((2, 2, 2), 0.5)
     visits = [[0, 3], [1, 0]]
-    statistics = Statistics.from_model(P, np.zeros((2, 2)), visits)
+    statistics = expected_statistics(P, np.zeros((2, 2)), visits)
     assert statistics.pair_state.tolist() == [0, 1]
     assert statistics.pair_action.tolist() == [1, 0]
     assert statistics.n.tolist() == [3, 1]
@@ -208,7 +224,7 @@ def test_counts_tend_to_the_expected_statistics():
     counted = Statistics.from_codes(
         *(x[start] for x in (s, a, R[s, a], s_next, terminal[s_next])), 3, 2
     )
-    expected = Statistics.from_model(P, R, n, terminal)
+    expected = expected_statistics(P, R, n, terminal)
     assert counted.edge_next.tolist() == expected.edge_next.tolist()
     # Five standard deviations of a count of n with probability at most 1.
     np.testing.assert_allclose(
@@ -258,17 +274,3 @@ def test_only_equal_sizes_add():
 def test_relabelling_must_be_injective_and_in_range(state_map, action_map, found):
     with pytest.raises(ValueError, match=found):
         count([], 1, 2).relabel(state_map, action_map, 2, 2)
-
-
-@pytest.mark.parametrize(
-    ("P", "R", "terminal", "found"),
-    [
-        (np.ones((2, 1, 3)), np.zeros((2, 1)), None, "P must have the shape"),
-        (np.ones((2, 1, 2)), np.zeros((2, 1)), None, "must be a distribution"),
-        (np.full((2, 1, 2), 0.5), np.zeros((2, 2)), None, "and R"),
-        (np.full((2, 1, 2), 0.5), np.zeros((2, 1)), [0, 1], "terminal must be bool"),
-    ],
-)
-def test_models_must_be_well_formed(P, R, terminal, found):
-    with pytest.raises(ValueError, match=found):
-        Statistics.from_model(P, R, 1, terminal)

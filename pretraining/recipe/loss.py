@@ -155,10 +155,3 @@ def optimal_actions(batch: ProcessBatch) -> Tensor:
     best = batch.q.amax(-1, keepdim=True)
     size = batch.q.abs().amax((1, 2), keepdim=True)
     return (batch.q >= best - 1e-5 * size) & batch.allowed
-
-
-def greedy(q: Tensor) -> Tensor:
-    """Return the greedy policy with ties in equal shares, (..., A)."""
-    best = q.amax(-1, keepdim=True)
-    ties = (q >= best - 1e-5 * (1 + best.abs())).to(q)
-    return ties / ties.sum(-1, keepdim=True)

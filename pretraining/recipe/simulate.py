@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretraining.prior import log_uniform
-from pretraining.recipe.loss import greedy
 from pretraining.recipe.targets import ProcessBatch, uniform
-from tabrl._exploration import draw_posterior
+from tabrl._exploration import draw_posterior, exploration_features
 from tabrl._features import StatisticsBatch, build_features
 from tabrl._network import Network
-from tabrl._planning import plan_dense
+from tabrl._planning import greedy, plan_dense
 
 _WALKED = 3000
 _EPISODE = 100
@@ -73,7 +72,8 @@ def exploring_policy(
     with torch.no_grad():
         features = build_features(statistics)
         _, posterior = network(features)
-        drawn = draw_posterior(posterior, features, network.optimism, rng)
+        exploration = exploration_features(statistics)
+        drawn = draw_posterior(posterior, features, exploration, network.optimism, rng)
         q = plan_dense(drawn, features)[0]
         return greedy(q.masked_fill(~statistics.allowed, -torch.inf)).double()
 

@@ -37,7 +37,7 @@ from pretraining.recipe.simulate import (
 )
 from pretraining.recipe.targets import ProcessBatch, draw_processes
 from tabrl._network import Network
-from tabrl._online import ENOUGH
+from tabrl._replanning import ENOUGH_VISITS
 
 _SEED = 2**32 - 2  # validation has 2**32 - 1
 _GROUP = 8
@@ -131,7 +131,7 @@ def _episode(
             action[late] = draw(rng, choice[here])
         following = draw(rng, P[going, state, action])
         tried = log.counts[going, state, action] + counts[going, state, action]
-        news[going, state, action] |= tried.sum(-1) == ENOUGH - 1
+        news[going, state, action] |= tried.sum(-1) == ENOUGH_VISITS - 1
         counts[going, state, action, following] += 1
         goes_on = ~terminal[going, following]
         going, state = going[goes_on], following[goes_on]

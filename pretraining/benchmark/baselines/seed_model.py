@@ -39,6 +39,7 @@ from pretraining.benchmark.process import Environment
 from pretraining.recipe.loss import optimal_actions
 from pretraining.recipe.simulate import to_statistics
 from pretraining.recipe.train import Group, Groups, TrainConfig, learning_rate
+from tabrl._batch import segment_sum
 from tabrl._features import (
     DATA_FEATURES,
     PAIR_FEATURES,
@@ -46,7 +47,6 @@ from tabrl._features import (
     Features,
     StatisticsBatch,
     build_features,
-    segment_sum,
 )
 from tabrl._network import NetworkConfig
 from tabrl._statistics import Statistics
@@ -158,9 +158,9 @@ class SeedModel(nn.Module):
         super().__init__()
         self.config = config
         d = config.width
-        self.embed_pair = nn.Linear(PAIR_FEATURES, d)
-        self.embed_state = nn.Linear(STATE_FEATURES, d)
-        self.embed_data = nn.Linear(DATA_FEATURES, d)
+        self.embed_pair = nn.Linear(len(PAIR_FEATURES), d)
+        self.embed_state = nn.Linear(len(STATE_FEATURES), d)
+        self.embed_data = nn.Linear(len(DATA_FEATURES), d)
         self.layer = _Layer(config)
         self.head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 1))
 
