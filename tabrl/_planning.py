@@ -34,8 +34,8 @@ _ROUNDING = 1e-14
 # Sweeps between two evaluations, at most.
 _MOST_SWEEPS = 2000
 # Backups of a pair in all sweeps together, some 30 seconds: what is not right by then
-# is refused. Processes of fewer than 5,000 pairs never come near.
-_MOST_BACKUPS = 2e9
+# is refused. Processes of fewer than 1,250 pairs never come near.
+_MOST_BACKUPS = 5e8
 # A reward that no plan accepts, small enough for float32 to add to.
 NEVER = -1e9
 # Below this many states a dense solve is faster than an iterative one.

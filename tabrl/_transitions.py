@@ -224,6 +224,11 @@ def _arrays(
             arrays[name] = as_labels(column, names)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Column '{name}': {error}") from error
+        except ArithmeticError as error:  # a library compares a signalling NaN
+            raise ValueError(
+                f"Column '{name}' must hold values that can be compared. Found one "
+                f"that cannot: {error!r}. Use numbers, strings or tuples."
+            ) from error
     lengths = {name: len(array) for name, array in arrays.items()}
     n = lengths["action"]
     episode = arrays.keys().isdisjoint(("next_state", "episode"))
