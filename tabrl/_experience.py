@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tabrl._batch import StatisticsBatch
-from tabrl._checkpoint import load_network
+from tabrl._checkpoint import load_network, refuse_not_finite
 from tabrl._checks import check_device
 from tabrl._codes import factorise
 from tabrl._encoder import Encoder
@@ -179,6 +179,7 @@ class Experience:
             codes, problem = self._problem()
             if problem is not None:
                 values[:, codes], log_policy[codes] = solve(*problem)
+            refuse_not_finite(self.checkpoint, values, np.exp(log_policy))
             self._exploited = (*key, values, log_policy)
         return self._exploited[2:]
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from tabrl._checkpoint import refuse_not_finite
 from tabrl._checks import (
     check_device,
     check_gamma,
@@ -475,6 +476,7 @@ class OnlineAgent(Experience):
         codes, problem = self._problem()
         if problem is not None:
             scores[codes] = solve_to_explore(*problem, self.optimism, self._rng)
+        refuse_not_finite(self.checkpoint, np.exp(-np.abs(scores)))  # -inf: forbidden
         return scores
 
     def _join(self, env: Any) -> None:

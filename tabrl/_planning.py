@@ -289,7 +289,7 @@ class SparseProcess:
         """
         v = q.max(1)
         residual = float(np.abs(self.action_values(r, v).max(1) - v).max())
-        if not self._error(residual) <= _RIGHT * _size(v):
+        if self._error(residual) > _RIGHT * _size(v):
             raise ValueError(
                 f"gamma = {self.gamma!r} is too near one for a process of {len(v)} "
                 "states: its values may be wrong by more than a millionth, by up to "

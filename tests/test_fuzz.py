@@ -372,6 +372,7 @@ def main(n_tables, n_files, first=0):
         max_examples=n_tables // 2,
         suppress_health_check=list(HealthCheck),
         database=None,
+        deadline=None,
     )
     names = sorted(CONTAINERS)
     columns = ["state", "action", "reward", "next_state", "terminated"]

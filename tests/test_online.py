@@ -889,3 +889,45 @@ def test_damaged_agents(change, tmp_path):
     path = saved_agent(tmp_path, change)
     with pytest.raises(ValueError, match="must be a file written by OnlineAgent"):
         OnlineAgent.load(path)
+
+
+class Rooms(gymnasium.Env):
+    """Four rooms, seen as a mapping or an array; the second action goes on."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, kind):
+        self.kind = kind
+        box = spaces.Box(0, 3, (2,), np.int8)
+        both = {"x": spaces.Discrete(2), "a": spaces.Box(0, 1, (1,), np.uint8)}
+        self.observation_space = spaces.Dict(both) if kind == "dict" else box
+
+    def observe(self):
+        if self.kind == "dict":
+            last = np.array([self.room % 2], np.uint8)
+            return {"x": self.room // 2, "a": last}
+        return np.array([self.room // 2, self.room % 2], np.int8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.room = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.room = min(3, self.room + action)
+        return self.observe(), float(self.room == 3), self.room == 3, False, {}
+
+
+@pytest.mark.parametrize("kind", ["dict", "box"])
+@pytest.mark.parametrize("vector", [False, True])
+def test_observations_in_a_mapping_or_an_array(kind, vector):
+    env = SyncVectorEnv([lambda: Rooms(kind)] * 2) if vector else Rooms(kind)
+    agent = OnlineAgent(reward_range=(0, 1), random_state=0).learn(env, n_episodes=20)
+    dict_labels = [((0,), 0), ((1,), 0), ((0,), 1), ((1,), 1)]
+    expected = dict_labels if kind == "dict" else [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert sorted(agent.states_.tolist()) == sorted(expected)
+    assert agent.predict(expected[:3]).tolist() == [1, 1, 1]
+    continuous = Rooms(kind)
+    continuous.observation_space = spaces.Dict({"x": spaces.Box(0, 1, (1,))})
+    with pytest.raises(ValueError, match="observation space must be Discrete"):
+        agent.learn(continuous, n_episodes=1)
