@@ -106,11 +106,16 @@ def as_arrays(table):
 
 
 def as_datetime64(table):
-    """Return naive times as arrays of datetime64."""
+    """Return times without a zone as arrays of datetime64."""
+
+    def is_naive(column):
+        times = [label for label in column if label is not None]
+        return times and all(
+            type(time) is dt.datetime and time.tzinfo is None for time in times
+        )
+
     return {
-        name: np.array(column, "M8[us]")
-        if {type(x) for x in column} <= {dt.datetime, type(None)} and any(column)
-        else column
+        name: np.array(column, "M8[us]") if is_naive(column) else column
         for name, column in table.items()
     }
 
