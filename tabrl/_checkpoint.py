@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -142,6 +144,22 @@ def read_config(
     """
     with _opened(checkpoint, allow_download) as (_, config):
         return config
+
+
+def refuse_not_finite(checkpoint: str | os.PathLike[str], *tables: NDArray) -> None:
+    """Refuse what a network of finite weights made that is not finite.
+
+    Raises
+    ------
+    CheckpointError
+        If a table holds NaN or infinity.
+    """
+    if not all(np.isfinite(table).all() for table in tables):
+        raise CheckpointError(
+            f"The network of checkpoint {os.fspath(checkpoint)!r} must give finite "
+            "values. Found others: its weights are damaged, or were trained on "
+            "something else. Use the bundled 'auto'."
+        )
 
 
 def save_network(network: Network, folder: Path, about: dict[str, Any]) -> None:

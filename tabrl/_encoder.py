@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tabrl._checks import as_float, as_int, check_flag
 from tabrl._environments import Spaces
-from tabrl._states import States
+from tabrl._states import States, as_label
 from tabrl._transitions import MAX_REWARD
 
 
@@ -70,12 +70,12 @@ class Encoder:
         next_state: Any,
         terminated: Any,
         truncated: Any,
-    ) -> tuple[int, int, float, int]:
-        """Return the codes and the reward of a transition; new states are added.
+    ) -> tuple[int, int, float, int, tuple]:
+        """Return the codes and the reward of a transition, and the states to add.
 
-        The code of ``next_state`` is -1 if it is None and `terminated`. Where something
-        is not as `OnlineAgent.observe` describes it, an error says so, and no state is
-        added.
+        The code of ``next_state`` is -1 if it is None and `terminated`. Nothing is
+        changed: those of new states are what they will be once they are added. Where
+        something is not as `OnlineAgent.observe` describes it, an error says so.
         """
         actions = self.known_actions()
         if type(action) is not int:
@@ -88,11 +88,32 @@ class Encoder:
             reward = as_float(reward)
         if not self._lowest <= reward <= self._highest:
             self._refuse_reward(reward)
-        for name, flag in (("terminated", terminated), ("truncated", truncated)):
-            if flag is not True and flag is not False:
-                check_flag(name, flag)
+        if terminated is not True and terminated is not False:
+            check_flag("terminated", terminated)
+        if truncated is not True and truncated is not False:
+            check_flag("truncated", truncated)
         code, after = self.states.find(state), self.states.find(next_state)
         choice = action - actions[0]
+        if code in self.masks:
+            self._check_allowed(code, choice, action, state)
+        if code >= 0 and (after >= 0 or (terminated and next_state is None)):
+            return code, choice, reward, after, ()
+        new: list = []
+        if code < 0:
+            code = self._new_code(state, new)
+        if after < 0 and not (terminated and next_state is None):
+            after = self._new_code(next_state, new)
+        return code, choice, reward, after, tuple(new)
+
+    def _new_code(self, state: Any, new: list) -> int:
+        """Return the code that an unknown state will have, and put it to the new."""
+        self.states.check_new(state)
+        label = as_label(state)
+        if label not in new:  # start and end may be the same new state
+            new.append(label)
+        return len(self.states) + new.index(label)
+
+    def _check_allowed(self, code: int, choice: int, action: int, state: Any) -> None:
         mask = self.mask(code)
         if mask is not None and not mask[choice]:
             raise ValueError(
@@ -100,15 +121,6 @@ class Encoder:
                 f"Got {action} in state {state!r:.80}, where the mask is "
                 f"{mask.astype(int).tolist()}."
             )
-        if code < 0:
-            self.states.check_new(state)
-        if after < 0 and not (terminated and next_state is None):
-            self.states.check_new(next_state)
-            code = self.states.add(state) if code < 0 else code
-            after = self.states.add(next_state)
-        elif code < 0:
-            code = self.states.add(state)
-        return code, choice, reward, after
 
     def _refuse_reward(self, reward: float) -> None:
         if not math.isfinite(reward):
@@ -136,7 +148,7 @@ class Encoder:
     def set_mask(self, code: int, action_mask: Any) -> bool:
         """Keep the mask of a state; return whether it differs from the one before."""
         mask, n_actions = np.asarray(action_mask), self.n_actions
-        is_mask = mask.dtype.kind in "biu" and ((mask == 0) | (mask == 1)).all()
+        is_mask = mask.dtype.kind in "biuf" and ((mask == 0) | (mask == 1)).all()
         if mask.shape != (n_actions,) or not is_mask or not mask.any():
             raise ValueError(
                 f"action_mask must hold {n_actions} flags of which one is "
@@ -163,7 +175,7 @@ class Encoder:
             return False
         if self.states.complete:
             return self.states.labels == list(spaces.states or ())
-        return bool(self.states.labels) or spaces.states is None
+        return len(self.states) > 0 or spaces.states is None
 
 
 def check_sizes(spaces: Spaces, n_states: int | None, n_actions: int | None) -> None:

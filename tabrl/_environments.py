@@ -58,8 +58,9 @@ def read_spaces(env: Any) -> Spaces:
         )
     if not _is_discrete(seen):
         raise ValueError(
-            "The observation space must be Discrete, MultiDiscrete, MultiBinary, Text "
-            f"or a Tuple of these. Got {seen!s:.200}. Bin continuous observations with "
+            "The observation space must be Discrete, MultiDiscrete, MultiBinary, Text, "
+            "a Box of integers, or a Tuple or Dict of these. "
+            f"Got {seen!s:.200}. Bin continuous observations with "
             "sklearn.preprocessing.KBinsDiscretizer in a "
             "gymnasium.wrappers.TransformObservation, as the pipeline in the README "
             "does for a log."
@@ -78,6 +79,10 @@ def _is_discrete(space: Any) -> bool:
 
     if isinstance(space, spaces.Tuple):
         return all(map(_is_discrete, space.spaces))
+    if isinstance(space, spaces.Dict):
+        return all(map(_is_discrete, space.spaces.values()))
+    if isinstance(space, spaces.Box):
+        return np.issubdtype(space.dtype, np.integer) or space.dtype == bool
     discrete = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text
     return isinstance(space, discrete)
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tabrl._batch import StatisticsBatch
-from tabrl._checkpoint import load_network
+from tabrl._checkpoint import load_network, refuse_not_finite
 from tabrl._checks import check_device
 from tabrl._codes import factorise
 from tabrl._encoder import Encoder
@@ -20,9 +20,16 @@ from tabrl._inference import at_quantile, most_probable, solve
 from tabrl._labels import as_labels
 from tabrl._network import Network
 from tabrl._offline import OfflinePolicyEstimator
-from tabrl._persistence import statistics_from_arrays, statistics_to_arrays
+from tabrl._persistence import (
+    check_array,
+    statistics_from_arrays,
+    statistics_to_arrays,
+)
 from tabrl._states import States
 from tabrl._statistics import Statistics, Tally
+
+# Of a saved agent: numpy indexes no more pairs of even a single state.
+_MOST_ACTIONS = 2**31
 
 
 class Experience:
@@ -142,9 +149,8 @@ class Experience:
         if not self.n_transitions_:
             raise ValueError("to_offline needs transitions. Observed none so far.")
         seen = np.array(sorted(self._tally.seen))
-        states, (order,) = factorise(
-            [as_labels([self._encoder.states.labels[i] for i in seen])]
-        )
+        labels = self._encoder.states.labels
+        states, (order,) = factorise([as_labels([labels[i] for i in seen])])
         statistics = self.statistics_.compress(seen)
         tried = np.unique(statistics.pair_action)
         statistics = replace(
@@ -173,6 +179,7 @@ class Experience:
             codes, problem = self._problem()
             if problem is not None:
                 values[:, codes], log_policy[codes] = solve(*problem)
+            refuse_not_finite(self.checkpoint, values, np.exp(log_policy))
             self._exploited = (*key, values, log_policy)
         return self._exploited[2:]
 
@@ -223,15 +230,25 @@ class Experience:
 
     def _restore(self, meta: dict[str, Any], arrays: dict[str, NDArray]) -> None:
         """Take over what `_pack` packed, or raise if its parts do not fit."""
-        self._begin(None, meta["actions"] and range(*meta["actions"]))
+        actions = meta["actions"] and range(*meta["actions"])
+        if actions is not None and not 0 < len(actions) <= _MOST_ACTIONS:
+            raise ValueError("actions")
+        if type(meta["complete"]) is not bool:
+            raise TypeError("complete")
+        self._begin(None, actions)
         encoder, labels = self._encoder, arrays["states_"].tolist()
-        encoder.states = States(labels, complete=bool(meta["complete"]))
+        encoder.states = States(labels, complete=meta["complete"])
         size = (len(labels), encoder.n_actions)
+        if len(encoder.states) < size[0]:
+            raise ValueError("a state twice")
         statistics = statistics_from_arrays(arrays, *size)
-        self._tally = Tally.from_statistics(statistics, arrays["seen"])
+        for name in ("seen", "masked"):
+            check_array(name, arrays[name], np.int64, (None,))
         codes = arrays["masked"].tolist()
+        check_array("masks", arrays["masks"], np.bool_, (len(codes) * size[1],))
+        if not {*codes, *arrays["seen"].tolist()} <= set(range(size[0])):
+            raise ValueError("states that are not there")
+        self._tally = Tally.from_statistics(statistics, arrays["seen"])
         masks = arrays["masks"].reshape(len(codes), size[1])
         for code, mask in zip(codes, masks, strict=True):
             encoder.masks[code] = mask.tobytes()
-        if not {*codes, *self._tally.seen} <= set(range(size[0])):
-            raise ValueError("states that are not there")

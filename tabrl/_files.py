@@ -86,7 +86,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     if _is_stream(path):
-        with path.open("wb") as file:
+        with path.open("ab") as file:  # "wb" would cut what /dev/stdout leads to
             yield file
         return
     target = Path(os.path.realpath(path))

@@ -16,7 +16,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from tabrl._batch import StatisticsBatch
-from tabrl._checkpoint import CheckpointError, load_network
+from tabrl._checkpoint import load_network, refuse_not_finite
 from tabrl._checks import (
     check_device,
     check_gamma,
@@ -420,12 +420,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         batch = StatisticsBatch.from_statistics(decided, gamma, reward_range)
         values[:, active], log_policy[active] = solve(network, batch, device)
         policy = np.exp(log_policy)
-        if not (np.isfinite(values).all() and np.isfinite(policy).all()):
-            raise CheckpointError(
-                f"The network of checkpoint {str(self.checkpoint)!r} must give finite "
-                "values. Found others: its weights are damaged, or were trained on "
-                "something else. Use the bundled 'auto'."
-            )
+        refuse_not_finite(self.checkpoint, values, policy)
         fitted = {
             "states_": states,
             "actions_": actions,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from tabrl._checkpoint import refuse_not_finite
 from tabrl._checks import (
     check_device,
     check_gamma,
@@ -26,7 +27,9 @@ from tabrl._inference import solve_to_explore
 from tabrl._persistence import (
     pack_random_state,
     read,
+    restore_generator,
     unpack_random_state,
+    whole,
     write,
 )
 from tabrl._policy import Policy
@@ -232,11 +235,25 @@ class OnlineAgent(Experience):
         ValueError, TypeError
             If something is not as described; nothing is counted then.
         """
-        code, choice, reward, after = self._encoder.transition(
+        code, choice, reward, after, new = self._encoder.transition(
             state, action, reward, next_state, terminated, truncated
         )
-        n = self._tally.add(code, choice, reward, after, bool(terminated))
-        self._replanning.count((code, choice), n, bool(terminated or truncated))
+        step = self._tally.step(code, choice, reward, after, terminated)
+        age, ended = self._replanning.age + 1, terminated or truncated
+        try:
+            self._take(new, step, (code, choice), age, ended)
+        except BaseException:  # an interrupt half-way: go on to the end
+            self._take(new, step, (code, choice), age, ended)
+            raise
+
+    def _take(
+        self, new: tuple, step: tuple, pair: tuple[int, int], age: int, ended: bool
+    ) -> None:
+        """Set all that a transition changes; to do it again changes nothing more."""
+        for label in new:
+            self._encoder.states.add(label)
+        self._tally.take(step)
+        self._replanning.count(pair, step[1][0], age, ended)
 
     def exploration_proba(self, states: Any) -> NDArray[np.float64]:
         """Return the policy that is followed at present.
@@ -279,10 +296,11 @@ class OnlineAgent(Experience):
         Parameters
         ----------
         env : gymnasium.Env or gymnasium.vector.VectorEnv
-            Its observations are Discrete, MultiDiscrete, MultiBinary, Text, or a Tuple
-            of these, its actions Discrete. ``info["action_mask"]`` is respected. The
-            copies of a vector environment share what they learn; all follow the plan
-            made when an episode of any of them ended.
+            Its observations are Discrete, MultiDiscrete, MultiBinary, Text, a Box of
+            integers, or a Tuple or Dict of these, its actions Discrete.
+            ``info["action_mask"]`` is respected. The copies of a vector environment
+            share what they learn; all follow the plan made when an episode of any of
+            them ended.
         n_episodes, total_timesteps : int
             When to stop; give one of them. Both count over all copies.
         callback : callable, optional
@@ -399,30 +417,42 @@ class OnlineAgent(Experience):
             If the file holds no such agent, or one of a newer format.
         """
         meta, arrays = read(path, "OnlineAgent")
-        try:
+        with whole(path, "OnlineAgent"):
             parameters = dict(meta["parameters"])
+            saved_device = parameters.pop("device")
+            for name, labels in (
+                ("n_states", arrays["states_"]),
+                ("n_actions", range(*(meta["actions"] or ()))),
+            ):  # before an array of that size is made
+                if parameters[name] not in (None, len(labels)):
+                    raise ValueError(f"{name} of another size")
+            if (
+                type(saved_device) is not str
+                or type(parameters["checkpoint"]) is not str
+            ):
+                raise TypeError("device or checkpoint")
             packed = parameters["random_state"]
             parameters["random_state"] = unpack_random_state(packed)
-            saved_device = parameters.pop("device")
             agent = cls(**parameters)
             agent._restore(meta, arrays)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{os.fspath(path)!r} must hold an agent whole. Found it damaged: "
-                f"{error!r:.200}. Save it again."
-            ) from None
         agent.device = restored_device(saved_device) if device is None else device
         return agent
 
     def _restore(self, meta: dict[str, Any], arrays: dict[str, NDArray]) -> None:
         super()._restore(meta, arrays)
-        self._seed = meta["seed"]
-        self._rng.bit_generator.state = meta["rng"]
         plan, scores = meta["plan"], arrays["scores"]
         n_states, n_actions = len(self._encoder.states), self._encoder.n_actions
         if len(scores) > n_states or scores.shape[1:] != (n_actions,):
             raise ValueError("tables of different sizes")
-        self.n_plans_ = plan["n"]
+        if scores.dtype != np.float64 or np.isnan(scores).any():
+            raise ValueError("scores must be numbers")
+        numbers = meta["seed"], plan["n"]
+        if not all(type(x) is int and 0 <= x < 2**63 for x in numbers):
+            raise TypeError("seed or number of plans")
+        if type(plan["explores"]) is not bool:
+            raise TypeError("plan: explores")
+        self._seed, self.n_plans_ = numbers
+        self._rng = restore_generator(meta["rng"])
         self._policy = Policy(scores, is_greedy=plan["explores"])
         self._replanning = Replanning.unpack(plan)
 
@@ -446,6 +476,7 @@ class OnlineAgent(Experience):
         codes, problem = self._problem()
         if problem is not None:
             scores[codes] = solve_to_explore(*problem, self.optimism, self._rng)
+        refuse_not_finite(self.checkpoint, np.exp(-np.abs(scores)))  # -inf: forbidden
         return scores
 
     def _join(self, env: Any) -> None:

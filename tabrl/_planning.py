@@ -27,6 +27,15 @@ _IMPROVEMENT = 1e-9
 _IMPROVEMENT_SINGLE = 1e-5
 # Residual of the solved values, as a share of their bound.
 _ACCURACY = 1e-11
+# How far values may be from optimal, as a share of their size, at any gamma.
+_RIGHT = 1e-6
+# Rounding of one backup, as a share of the values' size: a few units in the last place.
+_ROUNDING = 1e-14
+# Sweeps between two evaluations, at most.
+_MOST_SWEEPS = 2000
+# Backups of a pair in all sweeps together, some 30 seconds: what is not right by then
+# is refused. Processes of fewer than 1,250 pairs never come near.
+_MOST_BACKUPS = 5e8
 # A reward that no plan accepts, small enough for float32 to add to.
 NEVER = -1e9
 # Below this many states a dense solve is faster than an iterative one.
@@ -235,8 +244,10 @@ class SparseProcess:
         for _ in range(0 if self.mixes_slowly else 3):
             v, _ = bicgstab(system, reward, x0=v, rtol=accuracy, atol=0.0, maxiter=200)
             residual = np.abs(reward - system.matvec(v)).max()
-            if residual <= accuracy * (1 + scale):
-                return v
+            enough = residual <= accuracy * (1 + scale)
+            if accuracy > _ACCURACY or self._error(residual) <= _RIGHT * _size(v) / 10:
+                if enough:
+                    return v
         # Where Krylov methods are slow, on long chains and large grids, the process
         # is local and its factors stay sparse; where factors fill, it mixes fast.
         self.mixes_slowly = True
@@ -247,9 +258,48 @@ class SparseProcess:
             sparse.csc_array(sparse.eye_array(n_states) - self.gamma * chosen)
         )
         # "Anywhere" has rank one: the formula of Sherman and Morrison (1950).
-        direct, shared = factors.solve(np.stack([reward, anywhere], 1)).T
-        ahead = self.gamma * direct.sum() / (1 - self.gamma * shared.sum())
-        return direct + ahead * shared
+        shared = factors.solve(anywhere)
+
+        def solved(right: NDArray) -> NDArray:
+            direct = factors.solve(right)
+            ahead = self.gamma * direct.sum() / (1 - self.gamma * shared.sum())
+            return direct + ahead * shared
+
+        v = solved(reward)
+        # One step of refinement takes back what rounding has lost near gamma = 1.
+        return v + solved(reward - system.matvec(v))
+
+    def _error(self, residual: float) -> float:
+        """Return the most that values may be wrong, by how little they contradict.
+
+        A backup is a contraction by gamma (Puterman 1994, theorem 6.3.1).
+        """
+        return residual / (1 - self.gamma)
+
+    def check(self, r: NDArray, q: NDArray) -> None:
+        """Refuse action values (S, A) that are not surely optimal within 1e-6.
+
+        That is a share of the largest value, or absolute if all are below one. Beyond
+        about gamma = 1 - 1e-8 rounding alone is larger.
+
+        Raises
+        ------
+        ValueError
+            If they may be further off.
+        """
+        v = q.max(1)
+        residual = float(np.abs(self.action_values(r, v).max(1) - v).max())
+        if self._error(residual) > _RIGHT * _size(v):
+            raise ValueError(
+                f"gamma = {self.gamma!r} is too near one for a process of {len(v)} "
+                "states: its values may be wrong by more than a millionth, by up to "
+                f"{self._error(residual):.1g}. Choose a smaller gamma: it looks ahead "
+                "about 1 / (1 - gamma) steps."
+            )
+
+
+def _size(v: NDArray) -> float:
+    return 1 + float(np.abs(v).max())
 
 
 def plan_sparse(
@@ -272,15 +322,22 @@ def plan_sparse(
         r = np.where(allowed, r, -np.inf)
     v = r.max(1) if guess is None else guess
     at = np.arange(len(r))
-    accuracy = 1e-3
+    accuracy, n_sweeps = 1e-3, 0
+    # What a policy may miss in each step it misses in all steps to come.
+    improvement = max(min(_IMPROVEMENT, 0.1 * _RIGHT * (1 - process.gamma)), _ROUNDING)
     for i in range(200):
-        for _ in range(min(5 * 2 ** max(i - 3, 0), 2000)):
+        sweeps = min(5 * 2 ** max(i - 3, 0), _MOST_SWEEPS)
+        for _ in range(sweeps):
             v = process.action_values(r, v).max(1)
         action = process.action_values(r, v).argmax(1)
         v = process.evaluate(r, action, v, accuracy)
         q = process.action_values(r, v)
-        better = q.max(1) > q[at, action] + _IMPROVEMENT * (1 + np.abs(v).max())
+        better = q.max(1) > q[at, action] + improvement * _size(v)
         if not better.any() and accuracy <= _ACCURACY:
             break
         accuracy = max(accuracy * 1e-2, _ACCURACY) if better.any() else _ACCURACY
+        n_sweeps += sweeps
+        if n_sweeps * r.size > _MOST_BACKUPS:
+            break
+    process.check(r, q)
     return q

@@ -46,13 +46,16 @@ class Replanning:
         self.due, self.doubled, self.age = False, False, 0
         self.tried.clear()
 
-    def count(self, pair: tuple[int, int], n: int, ended: bool) -> None:
-        """Take a step, the n-th visit of a pair; perhaps it ended the episode."""
+    def count(self, pair: tuple[int, int], n: int, age: int, ended: bool) -> None:
+        """Take a step, the n-th visit of a pair; perhaps it ended the episode.
+
+        ``age`` is what it is now plus one: to count a step again changes nothing.
+        """
         if n & (n - 1) == 0:  # in a run without such an n no number has doubled
             self.doubled = True
             if n == ENOUGH_VISITS:
                 self.tried.add(pair)
-        self.age += 1
+        self.age = age
         if ended:
             self.due = True
 
@@ -76,6 +79,12 @@ class Replanning:
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> Replanning:
         """Return what `pack` packed."""
+        for name in ("due", "doubled"):
+            if type(packed[name]) is not bool:
+                raise TypeError(f"plan: {name}")
+        numbers = [packed["age"], *(code for pair in packed["news"] for code in pair)]
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise TypeError("plan: age or news")
         replanning = cls()
         replanning.due, replanning.doubled = packed["due"], packed["doubled"]
         replanning.age = packed["age"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,16 @@ class States:
     """
 
     def __init__(self, labels: Iterable, complete: bool) -> None:
-        self.labels = list(labels)
         self.complete = complete
-        self._code = {label: code for code, label in enumerate(self.labels)}
+        self._code = {label: code for code, label in enumerate(labels)}
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._code)
+
+    @property
+    def labels(self) -> list:
+        """The labels in the order of their codes."""
+        return list(self._code)  # a dict keeps the order in which they were added
 
     def find(self, state: Any) -> int:
         """Return the code of a state, -1 if it is unknown."""
@@ -61,10 +65,7 @@ class States:
         self.check_new(state)
         label = as_label(state)
         # Start and end of a transition may be the same new state.
-        code = self._code.setdefault(label, len(self.labels))
-        if code == len(self.labels):
-            self.labels.append(label)
-        return code
+        return self._code.setdefault(label, len(self._code))
 
     def as_array(self) -> NDArray:
         """Return the labels in the order of their codes."""
@@ -85,6 +86,8 @@ class States:
 def as_label(observation: Any) -> Any:
     """Return an observation as something to look up: Python's numbers and tuples.
 
+    A mapping becomes its values in the order of its keys, as a Dict space has them.
+
     Examples
     --------
     >>> as_label(np.array([2, 0])), as_label((np.int64(1), "door"))
@@ -92,6 +95,8 @@ def as_label(observation: Any) -> Any:
     """
     if isinstance(observation, np.generic | np.ndarray):
         observation = observation.tolist()
+    if isinstance(observation, Mapping) and observation:
+        return tuple(as_label(observation[key]) for key in sorted(observation, key=str))
     if isinstance(observation, tuple | list):
         return tuple(map(as_label, observation))
     return observation

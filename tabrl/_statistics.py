@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 # In a `Tally`, an edge's key is ``pair * _SHIFT + next state``.
 _SHIFT = 1 << 32
+# A pair without visits, in a `Tally`.
+_UNTRIED = (0, 0.0, 0.0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,7 +314,7 @@ class Tally:
         self.seen: set[int] = set()
         self.n_transitions = 0
         # n, reward_sum, reward_sq_sum and n_terminated of each pair.
-        self._pairs: dict[int, list[float]] = {}
+        self._pairs: dict[int, tuple[int, float, float, int]] = {}
         self._edges: dict[int, int] = {}
 
     def add(
@@ -322,24 +324,41 @@ class Tally:
 
         ``next_state`` may be -1 where the process ended.
         """
+        step = self.step(state, action, reward, next_state, terminated)
+        self.take(step)
+        return step[1][0]
+
+    def step(
+        self, state: int, action: int, reward: float, next_state: int, terminated: bool
+    ) -> tuple[int, tuple[int, float, float, int], int, int, int, int, int]:
+        """Return what a transition changes, for `take`: nothing is changed yet.
+
+        The second item holds what the pair will have, its number of visits first.
+        """
         key = state * self.n_actions + action
-        pair = self._pairs.get(key)
-        if pair is None:
-            pair = self._pairs[key] = [0, 0.0, 0.0, 0]
-        n = int(pair[0]) + 1
-        pair[0] = n
-        pair[1] += reward
-        pair[2] += reward * reward
+        n, total, squares, ends = self._pairs.get(key, _UNTRIED)
         if terminated:
-            pair[3] += 1
+            pair = n + 1, total + reward, squares + reward * reward, ends + 1
+            edge, count = -1, 0
         else:
+            pair = n + 1, total + reward, squares + reward * reward, ends
             edge = key * _SHIFT + next_state
-            self._edges[edge] = self._edges.get(edge, 0) + 1
-        self.seen.add(state)
-        if next_state >= 0:
-            self.seen.add(next_state)
-        self.n_transitions += 1
-        return n
+            count = self._edges.get(edge, 0) + 1
+        return key, pair, edge, count, state, next_state, self.n_transitions + 1
+
+    def take(
+        self, step: tuple[int, tuple[int, float, float, int], int, int, int, int, int]
+    ) -> None:
+        """Set what a transition changes; to do it again changes nothing more."""
+        key, pair, edge, count, state, next_state, n_transitions = step
+        self._pairs[key] = pair
+        if edge >= 0:
+            self._edges[edge] = count
+        if count < 2:  # else both were seen with the first
+            self.seen.add(state)
+            if next_state >= 0:
+                self.seen.add(next_state)
+        self.n_transitions = n_transitions
 
     def statistics(self, n_states: int) -> Statistics:
         """Return the statistics over states ``0 .. n_states - 1``."""
@@ -370,7 +389,7 @@ class Tally:
             for counts in (statistics.n, statistics.n_terminated)
         )
         rows = zip(n, *sums, n_terminated, strict=True)
-        tally._pairs = dict(zip(key.tolist(), map(list, rows), strict=True))
+        tally._pairs = dict(zip(key.tolist(), rows, strict=True))
         edge = key[statistics.edge_pair] * _SHIFT + statistics.edge_next
         edge_count = statistics.edge_count.astype(np.int64).tolist()
         tally._edges = dict(zip(edge.tolist(), edge_count, strict=True))

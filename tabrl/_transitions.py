@@ -23,6 +23,9 @@ __all__ = ["Transitions", "as_labels", "encode", "read_transitions"]
 
 # The sum of squared rewards stays finite below this.
 MAX_REWARD = 1e140
+# The squares of rewards that are all smaller vanish, and with them what is known of
+# their noise.
+MIN_REWARD = 1 / MAX_REWARD
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +224,11 @@ def _arrays(
             arrays[name] = as_labels(column, names)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Column '{name}': {error}") from error
+        except ArithmeticError as error:  # a library compares a signalling NaN
+            raise ValueError(
+                f"Column '{name}' must hold values that can be compared. Found one "
+                f"that cannot: {error!r}. Use numbers, strings or tuples."
+            ) from error
     lengths = {name: len(array) for name, array in arrays.items()}
     n = lengths["action"]
     episode = arrays.keys().isdisjoint(("next_state", "episode"))
@@ -249,7 +257,13 @@ def _rewards(values: NDArray) -> NDArray[np.float64]:
     else:
         reward = values.astype(np.float64, copy=False)
     # NaN fails both comparisons; the extremes need no temporary array.
-    if -MAX_REWARD < reward.min() and reward.max() < MAX_REWARD:
+    low, high = reward.min(), reward.max()
+    if -MAX_REWARD < low and high < MAX_REWARD:
+        if -MIN_REWARD < low <= high < MIN_REWARD and (low or high):
+            raise ValueError(
+                f"The largest reward must be {MIN_REWARD:.0e} or more in size, or all "
+                f"must be 0. Found {max(-low, high)}. Rescale the rewards before fit."
+            )
         return reward
     finite = np.isfinite(reward)
     if not finite.all():

@@ -504,7 +504,7 @@ def test_each_group_of_worlds_has_its_protocol_and_file(
         return []
 
     monkeypatch.setattr(offline, "run", run)
-    monkeypatch.setitem(command_line.PARTS, "offline", lambda rows: {})
+    monkeypatch.setattr(command_line, "part_tables", lambda part, rows: {})
     arguments = ["offline", "--quick", "--worlds", worlds, "--output", str(tmp_path)]
     command_line.main(arguments)
     assert [protocol for protocol, _ in runs] == expected

@@ -1,7 +1,10 @@
 import csv
+import io
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -258,3 +261,316 @@ def test_as_a_process(log, tmp_path):
     assert done.stdout == "state,action,probability,value,low,high,visits\n"
     assert done.stderr == "tabrl: error: gamma must lie in [0, 1). Got 3.0.\n"
     assert done.returncode == 2
+
+
+# Formats
+
+
+def text_log(**changes):
+    """Return a small log as text, five columns of which may be replaced."""
+    columns = {
+        "state": ["a", "b", "a", "b"] * 5,
+        "action": ["x", "y", "y", "x"] * 5,
+        "reward": ["0", "1.5", "0", "-1"] * 5,
+        "next_state": ["b", "a", "b", ""] * 5,
+        "terminated": ["False", "False", "False", "True"] * 5,
+        **changes,
+    }
+    names = list(columns)
+    return [names, *map(list, zip(*columns.values(), strict=True))]
+
+
+def as_text(rows, delimiter=","):
+    return "".join(delimiter.join(row) + "\n" for row in rows)
+
+
+def fit_text(path, content, *options, encoding="utf-8"):
+    """Fit a log from text; return the rows of the policy, or None for an error."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    out = path.with_name("policy.csv")
+    if run("fit", path, "-o", out, *options) != 0:
+        return None
+    with out.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def compressed(kind, data):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, kind) as file:
+        file.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("log.tsv", lambda rows: as_text(rows, "\t").encode()),
+        ("log.csv", lambda rows: as_text(rows, ";").encode()),
+        ("log.csv", lambda rows: b"\xef\xbb\xbf" + as_text(rows).encode()),
+        ("log.csv", lambda rows: as_text(rows).replace("\n", "\r\n").encode()),
+        ("log.csv.gz", lambda rows: compressed("gzip", as_text(rows).encode())),
+        ("log.csv.zst", lambda rows: compressed("zstd", as_text(rows).encode())),
+        ("LOG.CSV", lambda rows: as_text(rows).encode()),
+    ],
+)
+def test_text_formats(name, make, tmp_path):
+    expected = fit_text(tmp_path / "plain.csv", as_text(text_log()))
+    assert fit_text(tmp_path / name, make(text_log())) == expected
+    assert {row["state"] for row in expected} == {"a", "b"}
+
+
+@pytest.mark.parametrize("kind", ["feather", "jsonl", "parquet folder"])
+def test_other_formats(kind, log, tmp_path):
+    if kind == "feather":
+        path = tmp_path / "log.feather"
+        log.to_feather(path)
+    elif kind == "jsonl":
+        path = tmp_path / "log.jsonl"
+        log.to_json(path, orient="records", lines=True)
+    else:
+        path = tmp_path / "logs"
+        path.mkdir()
+        for i, part in enumerate(np.array_split(np.arange(len(log)), 3)):
+            log.iloc[part].to_parquet(path / f"{i}.parquet")
+    assert run("fit", path, "-o", tmp_path / "policy.csv") == 0
+    check_table(tmp_path / "policy.csv", OfflinePolicyEstimator(0.99).fit(log))
+
+
+@pytest.mark.parametrize("kind", ["csv", "gzip", "parquet", "jsonl"])
+def test_standard_input(kind, log, tmp_path, monkeypatch):
+    buffer = io.BytesIO()
+    if kind == "parquet":
+        log.to_parquet(buffer)
+    elif kind == "jsonl":
+        log.to_json(buffer, orient="records", lines=True)
+    else:
+        data = log.to_csv(index=False).encode()
+        buffer = io.BytesIO(compressed("gzip", data) if kind == "gzip" else data)
+    stdin = io.TextIOWrapper(io.BytesIO(buffer.getvalue()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert run("fit", "-", "-o", tmp_path / "policy.csv") == 0
+    check_table(tmp_path / "policy.csv", OfflinePolicyEstimator(0.99).fit(log))
+
+
+def test_other_encodings(tmp_path, capsys):
+    rows = text_log(state=["caf\u00e9", "b"] * 10, next_state=["b", "caf\u00e9"] * 10)
+    data = as_text(rows).encode("latin-1")
+    assert fit_text(tmp_path / "log.csv", data) is None
+    error = capsys.readouterr().err
+    assert "must be text in utf-8" in error
+    assert "--encoding" in error
+    assert error.count("\n") == 1
+    found = fit_text(tmp_path / "log.csv", data, "--encoding", "latin-1")
+    assert {row["state"] for row in found} == {"caf\u00e9", "b"}
+    assert fit_text(tmp_path / "log.csv", data, "--encoding", "klingon") is None
+    assert "klingon" in capsys.readouterr().err
+
+
+# Labels come back as they stand in the log
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["007", "7"],
+        ["2026-01-01", "2026-01-02"],
+        ["2026-01-01 05:00:00", "2026-01-02 06:00:00"],
+        ["05:00", "06:00"],
+        ["true", "false"],
+        ["+1", "-0"],
+        ["1e3", "2_0"],
+        [str(2**63), str(2**64 - 1)],
+        [str(2**64), str(2**64 + 1)],
+        [str(-(2**63)), "5"],
+        [str(2**53), str(2**53 + 1)],
+        [f"{2**53 + 1}", "0.5"],
+        ["1.0", "2.5"],
+        ["3", "end"],
+    ],
+)
+def test_labels_survive_a_round_trip(labels, tmp_path):
+    other = labels[::-1]
+    rows = text_log(state=labels * 10, action=labels * 10, next_state=other * 10)
+    found = fit_text(tmp_path / "log.csv", as_text(rows))
+    assert {row["state"] for row in found} == set(labels)
+    assert {row["action"] for row in found} == set(labels)
+    assert len(found) == 4
+
+
+def test_large_ids_beside_nulls(tmp_path):
+    ids = [str(2**63 + i) for i in range(5)]
+    rows = text_log(state=ids * 4, next_state=[*ids[1:], ""] * 4)
+    rows = [[*row[:4], str(not row[3])] if row[0] != "state" else row for row in rows]
+    found = fit_text(tmp_path / "log.csv", as_text(rows))
+    assert {row["state"] for row in found} == set(ids)
+
+
+@pytest.mark.parametrize(
+    "null", ["", "None", "NA", "null", "nan", "NaN", "<NA>", "NaT"]
+)
+def test_nulls_of_other_libraries(null, tmp_path):
+    expected = fit_text(tmp_path / "log.csv", as_text(text_log()))
+    rows = text_log(next_state=["b", "a", "b", null] * 5)
+    assert fit_text(tmp_path / "log.csv", as_text(rows)) == expected
+
+
+def test_integers_that_became_floats_beside_nulls(tmp_path):
+    rows = text_log(state=list("1212") * 5, next_state=["2.0", "1.0", "2.0", ""] * 5)
+    found = fit_text(tmp_path / "log.csv", as_text(rows))
+    assert [row["state"] for row in found] == ["1", "1", "2", "2"]
+
+
+def test_labels_with_ends_of_lines_survive_in_large_files(tmp_path, monkeypatch):
+    """Several megabytes: a label lies across the parts that are read."""
+    monkeypatch.setattr(_reading, "_BLOCK_BYTES", 2**20)
+    labels = ["one\rtwo", "one\ntwo", "one\r\ntwo", 'with "quotes", and commas', "\r"]
+    rng = np.random.default_rng(0)
+    n = 60_000
+    codes, after = rng.integers(len(labels), size=(2, n))
+    path = tmp_path / "log.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerow(["state", "action", "reward", "next_state", "terminated"])
+        for i, j in zip(codes, after, strict=True):
+            writer.writerow([labels[i], labels[j], "0.25", labels[j], "False"])
+    assert path.stat().st_size > 3 * 2**20
+    assert run("fit", path, "-o", tmp_path / "policy.csv") == 0
+    with (tmp_path / "policy.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert {row["state"] for row in found} == set(labels)
+    assert {row["action"] for row in found} == set(labels)
+    assert sum(int(row["visits"]) for row in found) == n
+
+
+def test_csv_is_read_in_parts(log, tmp_path, monkeypatch):
+    """The kind of a label may show only in the last part."""
+    log["next_state"] = log["next_state"].astype(object)
+    log.loc[log["terminated"], "next_state"] = "end"
+    log = log.sort_values("terminated")
+    log.to_csv(tmp_path / "log.csv", index=False)
+    monkeypatch.setattr(_reading, "_BLOCK_BYTES", 2**13)
+    sizes = []
+    real = __main__._batches
+
+    def spy(path, encoding):
+        for table in real(path, encoding):
+            sizes.append(len(table))
+            yield table
+
+    monkeypatch.setattr(__main__, "_batches", spy)
+    assert run("fit", tmp_path / "log.csv", "-o", tmp_path / "out.csv") == 0
+    assert len(sizes) > 5
+    assert sum(sizes) == len(log)
+    text = log.assign(state=log["state"].astype(str))
+    text["next_state"] = text["next_state"].astype(str)
+    table = pd.read_csv(tmp_path / "out.csv", dtype={"state": str})
+    policy = OfflinePolicyEstimator(0.99).fit(text)
+    assert table["state"].tolist() == np.repeat(policy.states_, 2).tolist()
+    np.testing.assert_allclose(
+        table["value"], policy.action_values(policy.states_).ravel(), rtol=1e-9
+    )
+
+
+# Output
+
+
+def test_output_in_parquet(log, tmp_path):
+    log.to_csv(tmp_path / "log.csv", index=False)
+    assert run("fit", tmp_path / "log.csv", "-o", tmp_path / "policy.csv") == 0
+    assert run("fit", tmp_path / "log.csv", "-o", tmp_path / "policy.parquet") == 0
+    found = pd.read_parquet(tmp_path / "policy.parquet")
+    expected = pd.read_csv(tmp_path / "policy.csv")
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=1e-12)
+    assert found["state"].dtype == np.int64
+
+
+def test_parquet_of_labels_of_two_types(tmp_path, capsys):
+    (tmp_path / "log.jsonl").write_text(
+        '{"s": "a", "a": 1, "r": 0, "sp": "b", "terminal": true}\n'
+    )
+    out = tmp_path / "policy.parquet"
+    assert run("fit", tmp_path / "log.jsonl", "-o", out) == 0
+    assert pd.read_parquet(out)["state"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["policy", "policy.xlsx", "policy.csv.gz"])
+def test_unknown_output_is_refused_before_the_log_is_read(name, tmp_path, capsys):
+    assert run("fit", tmp_path / "gone.csv", "-o", tmp_path / name) == 2
+    assert "--output must end in .csv or .parquet" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="needs /dev/stdout")
+def test_output_to_a_device_is_written_through(log, tmp_path):
+    log.to_csv(tmp_path / "log.csv", index=False)
+    code = "import sys; from tabrl.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "fit", str(tmp_path / "log.csv")]
+    with (tmp_path / "out").open("w") as out:
+        out.write("before\n")
+        out.flush()
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+        subprocess.run([*command, "-o", "/dev/stderr"], stderr=out, env=env, check=True)
+    assert (tmp_path / "out").read_text().startswith("before\nstate,action,")
+    assert os.path.exists("/dev/stderr")
+
+
+@pytest.mark.parametrize("how", ["cut", "flip", "zeros"])
+@pytest.mark.parametrize("name", ["log.parquet", "log.feather", "log.csv.gz"])
+def test_damaged_files_are_one_line(how, name, log, tmp_path, capsys):
+    path = tmp_path / name
+    {"log.parquet": log.to_parquet, "log.feather": log.to_feather}.get(
+        name, lambda p: p.write_bytes(compressed("gzip", log.to_csv().encode()))
+    )(path)
+    data = bytearray(path.read_bytes())
+    if how == "cut":
+        data = data[: len(data) // 2]
+    elif how == "flip":
+        data[len(data) // 4 : len(data) // 4 + 99] = os.urandom(0) or b"\xff" * 99
+    else:
+        data = bytearray(len(data))
+    path.write_bytes(data)
+    assert run("fit", path, "-o", tmp_path / "policy.csv") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tabrl: error: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "policy.csv").exists()
+
+
+def test_a_log_that_was_misread_is_a_warning(tmp_path, capsys):
+    rows = text_log(next_state=["b ", "a ", "b ", ""] * 5)
+    assert fit_text(tmp_path / "log.csv", as_text(rows)) is not None
+    error = capsys.readouterr().err
+    assert error.startswith("tabrl: warning: 15 of 15 transitions")
+    assert "'b '" in error
+
+
+def test_many_runs_write_one_path(log, tmp_path):
+    log.to_csv(tmp_path / "log.csv", index=False)
+    out = tmp_path / "policy.csv"
+    with ThreadPoolExecutor(8) as pool:
+        codes = pool.map(
+            lambda _: run("fit", tmp_path / "log.csv", "-o", out), range(16)
+        )
+        assert set(codes) == {0}
+    check_table(out, OfflinePolicyEstimator(0.99).fit(log))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "policy.csv"]
+
+
+def test_sigterm_leaves_what_was_there(log, tmp_path, monkeypatch):
+    """Also where the system has no files without names."""
+    monkeypatch.setattr("tabrl._files._nameless", lambda _: None)
+    log.to_csv(tmp_path / "log.csv", index=False)
+    out = tmp_path / "policy.csv"
+    out.write_text("before")
+
+    def killed(policy, file):
+        file.write(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(__main__, "_write_csv", killed)
+    with pytest.raises(SystemExit) as caught:
+        run("fit", tmp_path / "log.csv", "-o", out)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert out.read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 2

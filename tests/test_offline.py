@@ -26,7 +26,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import KBinsDiscretizer
 from sklearn.utils import estimator_checks, get_tags
 
-from tabrl import CheckpointError, OfflinePolicyEstimator
+from tabrl import (
+    CheckpointError,
+    DeadEndWarning,
+    OfflinePolicyEstimator,
+    _offline,
+)
 from tabrl._network import Network, NetworkConfig
 
 COLUMNS = ("state", "action", "reward", "next_state", "terminated")
@@ -459,6 +464,7 @@ def test_rewards_times_a_constant_scale_the_values(seed, c, declared):
     assert_same([v / c for v in found_values], values, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::tabrl.DeadEndWarning")  # of 30 rows, by chance
 @few_examples
 @given(seeds, st.lists(st.floats(0.1, 0.9), min_size=2, max_size=6))
 def test_quantiles_are_in_order(seed, levels):
@@ -725,3 +731,282 @@ def test_an_unknown_state_stays_an_error_until_fitted_otherwise(log):
         policy.predict([999])
     with pytest.raises(ValueError, match="handle_unknown must be"):
         policy.set_params(handle_unknown="guess").fit(log)
+
+
+# Logs that are misread
+
+
+def lake(n=400, seed=0):
+    """Draw a walk in a 3 x 3 lake whose holes and goal end an episode."""
+    rng = np.random.default_rng(seed)
+    rows = {name: [] for name in COLUMNS}
+    state = 0
+    for _ in range(n):
+        action = int(rng.integers(4))
+        row, column = divmod(state, 3)
+        row = min(2, max(0, row + (action == 0) - (action == 1)))
+        column = min(2, max(0, column + (action == 2) - (action == 3)))
+        after = 3 * row + column
+        ended = after in (4, 8)
+        for name, value in zip(
+            COLUMNS, (state, action, float(after == 8), after, ended), strict=True
+        ):
+            rows[name].append(value)
+        state = 0 if ended else after
+    return {name: np.array(column) for name, column in rows.items()}
+
+
+def warned(log, *, method="fit", policy=None):
+    policy = policy or OfflinePolicyEstimator(random_state=0)
+    with pytest.warns(DeadEndWarning) as caught:
+        getattr(policy, method)(log)
+    (warning,) = [w for w in caught if w.category is DeadEndWarning]
+    assert warning.filename == __file__
+    return str(warning.message)
+
+
+def test_a_right_log_is_no_cause_for_a_warning():
+    fitted(lake())
+    fitted(lake(40))
+    fitted(draw_log(3, n=400))
+
+
+def test_ends_that_are_not_flagged():
+    log = lake()
+    n_ends = int(log["terminated"].sum())
+    message = warned({**log, "terminated": np.zeros(400, bool)})
+    share = f"{n_ends / 400:.0%}"
+    start = f"{n_ends} of 400 transitions that did not terminate ({share}) lead to "
+    assert message.startswith(start + "states that never occur as 'state': 4, 8.")
+    assert "(1) the process ended there, and 'terminated' does not say so" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "pair"),
+    [
+        (lambda x: x + " ", "'s4 ' and 's4'"),
+        (lambda x: x.upper(), "'S4' and 's4'"),
+        (lambda x: [(a,) for a in x.tolist()], None),
+    ],
+)
+def test_one_state_written_in_two_ways(change, pair):
+    log = lake()
+    keep = log["state"] < 8
+    names = np.array([f"s{i}" for i in range(9)], object)
+    log = {**rows(log, keep), "terminated": np.zeros(int(keep.sum()), bool)}
+    log |= {"state": names[log["state"]], "next_state": names[log["next_state"]]}
+    log["next_state"][::2] = [str(x) for x in log["next_state"][::2]]
+    if pair is None:
+        with pytest.raises(TypeError, match="the same kind of labels"):
+            OfflinePolicyEstimator().fit({**log, "next_state": change(log["state"])})
+        return
+    mixed = log["next_state"].copy()
+    mixed[::2] = [change(x) for x in mixed[::2]]
+    message = warned({**log, "next_state": mixed})
+    assert "(1) one state is written in two ways: " in message
+
+
+def test_floats_of_two_precisions():
+    log = lake()
+    wide = log["state"] / 10
+    narrow = (log["next_state"] / 10).astype(np.float32)
+    log = {**log, "state": wide, "next_state": narrow, "terminated": [False] * 400}
+    assert "(1) one state is written in two ways: 0.1" in warned(log)
+
+
+def test_numbers_as_text_beside_numbers():
+    log = lake()
+    mixed = log["state"].astype(object)
+    mixed[:9] = [str(x) for x in mixed[:9]]  # so that the kinds are not apart
+    text = [str(x) for x in log["next_state"]]
+    message = warned({**log, "state": mixed, "next_state": text})
+    assert "(1) one state is written in two ways" in message
+
+
+def test_next_states_that_nobody_binned():
+    position, action, reward, following = continuous_log()
+    rest = {"reward": reward, "terminated": np.zeros(len(action), bool)}
+    binned = bins().fit(position).transform(position)
+    policy = OfflinePolicyEstimator()
+    with pytest.warns(DeadEndWarning, match=r"\(1\) 'next_state' was not transf"):
+        policy.fit(binned, action, next_state=following, **rest)
+
+
+def test_partial_fit_looks_at_all_of_the_log():
+    log = lake()
+    bad = {**log, "terminated": np.zeros(400, bool)}
+    policy = OfflinePolicyEstimator().fit(rows(log, slice(30)))
+    assert "4, 8" in warned(bad, method="partial_fit", policy=policy)
+    # What a first part leaves open a second part may tell.
+    first = {
+        "state": np.zeros(9, int),
+        "action": np.zeros(9, int),
+        "reward": np.zeros(9),
+        "next_state": np.arange(9) % 3,
+        "terminated": np.zeros(9, bool),
+    }
+    policy = OfflinePolicyEstimator().fit(first)
+    policy.partial_fit({**first, "state": np.arange(9) % 3})
+
+
+# Names of columns
+
+
+def named_log(frame=pd.DataFrame):
+    log = draw_log(0)
+    X = frame({"x": log["state"] // 2, "y": log["state"] % 2})
+    following = frame({"x": log["next_state"] // 2, "y": log["next_state"] % 2})
+    rest = {name: log[name] for name in ("reward", "terminated")}
+    return X, log["action"], {**rest, "next_state": following}
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_columns_in_another_order_are_put_right(frame):
+    X, action, rest = named_log(frame)
+    policy = OfflinePolicyEstimator(random_state=0).fit(X, action, **rest)
+    assert policy.state_names_ == ["x", "y"]
+    swapped = (
+        {**rest, "next_state": rest["next_state"].select(["y", "x"])}
+        if (frame is not pd.DataFrame)
+        else {**rest, "next_state": rest["next_state"][["y", "x"]]}
+    )
+    other = OfflinePolicyEstimator(random_state=0).fit(X, action, **swapped)
+    assert other.states_.tolist() == policy.states_.tolist()
+    back = X[["y", "x"]] if frame is pd.DataFrame else X.select(["y", "x"])
+    expected = policy.predict_proba(X)
+    np.testing.assert_array_equal(policy.predict_proba(back), expected)
+    other.partial_fit(back, action, **swapped)
+    assert other.states_.tolist() == policy.states_.tolist()
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_columns_of_other_names_are_an_error(frame):
+    X, action, rest = named_log(frame)
+    policy = OfflinePolicyEstimator(random_state=0).fit(X, action, **rest)
+    log = draw_log(0)
+    wrong = frame({"x": log["state"] // 2, "next_y": log["state"] % 2})
+    match = (
+        r"feature names should match those that were passed during fit\.\s+Feature "
+        r"names unseen at fit time:\s+- next_y\s+.*yet now missing:\s+- y"
+    )
+    for method in (policy.predict, policy.predict_proba, policy.action_values):
+        with pytest.raises(ValueError, match=match):
+            method(wrong)
+    with pytest.raises(ValueError, match=match):
+        policy.fit(X, action, **{**rest, "next_state": wrong})
+    with pytest.raises(ValueError, match=match):
+        policy.partial_fit(wrong, action, **{**rest, "next_state": wrong})
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_structs_have_names_too(library):
+    state = [{"x": i % 3, "y": i % 2} for i in range(60)]
+    following = [{"y": (i + 1) % 2, "x": (i + 1) % 3} for i in range(60)]
+    rest = {"action": [0, 1] * 30, "reward": [0.0] * 60, "terminated": [False] * 60}
+    if library == "polars":
+        table = pl.DataFrame({**rest, "state": state, "next_state": following})
+    else:
+        names = [("x", pa.int64()), ("y", pa.int64())]
+        columns = {
+            "state": pa.array(state, pa.struct(names)),
+            "next_state": pa.array(following, pa.struct(names[::-1])),
+        }
+        table = pa.table({**rest, **columns})
+    policy = OfflinePolicyEstimator(random_state=0).fit(table)
+    assert policy.state_names_ == ["x", "y"]
+    assert policy.states_.tolist() == [(i, j) for i in range(3) for j in range(2)]
+    np.testing.assert_array_equal(
+        policy.predict_proba(table["next_state"]),
+        policy.predict_proba([(row["x"], row["y"]) for row in following]),
+    )
+
+
+def test_names_are_saved(tmp_path):
+    X, action, rest = named_log()
+    policy = OfflinePolicyEstimator(random_state=0).fit(X, action, **rest)
+    policy.save(tmp_path / "policy")
+    loaded = OfflinePolicyEstimator.load(tmp_path / "policy")
+    assert loaded.state_names_ == ["x", "y"]
+    back = X[["y", "x"]]
+    np.testing.assert_array_equal(loaded.predict(back), policy.predict(X))
+
+
+def test_what_was_read_as_what(log):
+    aliased = {"obs": log["state"], **{n: log[n] for n in COLUMNS[1:]}}
+    assert fitted(aliased).columns_["state"] == "obs"
+    assert fitted(five_columns(log)).columns_ == dict(
+        zip(COLUMNS, range(5), strict=True)
+    )
+    assert fitted(log).columns_ == {name: name for name in COLUMNS}
+
+
+# Interrupts
+
+
+class Stop(BaseException):
+    """What an interrupt raises, at a line of the code."""
+
+
+def stopped_at_every_line(make, act, describe):
+    """Raise at every line of the estimator's module; yield what is left each time.
+
+    What it calls changes nothing of it: to be stopped in there is to be stopped here.
+    """
+    module = _offline.__file__
+    for stop in range(10_000):
+        subject = make()
+        n_lines = 0
+
+        def trace(frame, event, _, stop=stop):
+            nonlocal n_lines
+            if frame.f_code.co_filename != module:
+                return None
+            if event == "line":
+                n_lines += 1
+                if n_lines == stop + 1:
+                    raise Stop
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            act(subject)
+        except Stop:
+            pass
+        else:
+            return
+        finally:
+            sys.settrace(before)
+        yield describe(subject)
+
+
+def described(policy):
+    """Everything that was fitted."""
+    if not hasattr(policy, "statistics_"):
+        return sorted(vars(policy))
+    arrays = {**vars(policy), **vars(policy.statistics_)}
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in arrays.items()
+        if name != "statistics_"
+    }
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_an_interrupt_leaves_before_or_after(method, fresh):
+    first, second = draw_log(0, n=20), draw_log(1, n=20)
+
+    def make():
+        policy = OfflinePolicyEstimator(random_state=0)
+        return policy if fresh else policy.fit(first)
+
+    def act(policy):
+        return getattr(policy, method)(second)
+
+    states = [described(make()), described(act(make()))]
+    assert states[0] != states[1]
+    seen = list(stopped_at_every_line(make, act, described))
+    assert len(seen) > 40
+    assert [state in states for state in seen] == [True] * len(seen)
+    assert states[0] in seen

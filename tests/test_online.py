@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 import pickle
 import re
+import sys
 from functools import partial
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -14,8 +16,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
+import tabrl
 from tabrl import OfflinePolicyEstimator, OnlineAgent
 from tabrl._inference import solve_to_explore
+from tabrl._persistence import read, write
 from tabrl._planning import plan_sparse
 from tabrl._statistics import Statistics
 
@@ -256,6 +260,7 @@ def test_statistics_are_those_of_the_log():
         np.testing.assert_array_equal(*answers)
 
 
+@pytest.mark.filterwarnings("ignore::tabrl.DeadEndWarning")  # of random transitions
 def test_statistics_of_random_transitions():
     rng = np.random.default_rng(1)
     n, names = 500, np.array(["c", "a", "d", "b", "e"])
@@ -565,7 +570,7 @@ def test_other_files_are_refused(tmp_path):
         OnlineAgent.load(tmp_path / "policy")
     agent._tally.seen.add(99)
     agent.save(tmp_path / "damaged")
-    with pytest.raises(ValueError, match="must hold an agent whole"):
+    with pytest.raises(ValueError, match="must be a file written by OnlineAgent"):
         OnlineAgent.load(tmp_path / "damaged")
 
 
@@ -703,7 +708,7 @@ def test_bad_transitions_where_states_are_added():
         OnlineAgent().act(0)
 
 
-@pytest.mark.parametrize("mask", [[1], [1, 2], [0, 0], [0.0, 1.0], "ab", [[1, 1]]])
+@pytest.mark.parametrize("mask", [[1], [1, 2], [0, 0], [0.5, 1.0], "ab", [[1, 1]]])
 def test_bad_masks(mask):
     with pytest.raises(ValueError, match="action_mask must hold 2 flags of which one"):
         make_agent().act(0, mask)
@@ -746,3 +751,183 @@ def test_bad_environments(vector):
         learn(OnlineAgent(reward_range=(0, 0.5)), lambda: Corridor(3), n_episodes=9)
     with pytest.raises(ValueError, match="quantile must lie in"):
         agent.action_values([0], 0.95)
+
+
+def test_float_masks_of_zeros_and_ones():
+    agents = [OnlineAgent(3, 2, random_state=0) for _ in range(2)]
+    for step in range(20):
+        float_mask = np.array([1.0, 0.0]) if step % 2 else [0.0, 1.0]
+        masks = float_mask, np.array(float_mask, bool)
+        chosen = {a.act(step % 3, m) for a, m in zip(agents, masks, strict=True)}
+        assert chosen == {0 if step % 2 else 1}
+
+
+class Stop(BaseException):
+    """What an interrupt raises, at a line of the code."""
+
+
+def stopped(act, stop):
+    """Raise at a line of the package that `act` runs; tell whether there was one."""
+    package, n_lines = str(Path(tabrl.__file__).parent), 0
+
+    def trace(frame, event, _):
+        nonlocal n_lines
+        if not frame.f_code.co_filename.startswith(package):
+            return None
+        if event == "line":
+            n_lines += 1
+            if n_lines == stop:
+                raise Stop
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    except Stop:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def inside(agent):
+    """Everything that `observe` may change."""
+    tally, replanning = agent._tally, agent._replanning
+    return (
+        *(dict(tally._pairs), dict(tally._edges), set(tally.seen)),
+        *(tally.n_transitions, agent._encoder.states.labels),
+        *(vars(replanning) | {"tried": set(replanning.tried)}).items(),
+    )
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ("a", 0, 1.0, "b", False),  # known
+        ("new", 1, 0.5, "newer", False),
+        ("new", 1, 0.5, "new", True, True),
+        ("b", 1, 0.0, None, True),
+    ],
+)
+def test_an_interrupt_of_observe_leaves_before_or_after(step):
+    def make():
+        agent = OnlineAgent(None, 2, random_state=0)
+        agent.observe("a", 0, 1.0, "b", False)
+        return agent
+
+    agent = make()
+    before = inside(agent)
+    agent.observe(*step)
+    after = inside(agent)
+    seen: list = []
+    while True:
+        agent = make()
+        if not stopped(partial(agent.observe, *step), len(seen) + 1):
+            break
+        seen.append(inside(agent))
+    assert len(seen) > 20
+    assert [state in (before, after) for state in seen] == [True] * len(seen)
+    assert before in seen
+    assert after in seen
+
+
+def saved_agent(tmp_path, change):
+    path = tmp_path / "agent"
+    agent = OnlineAgent(None, 2, random_state=np.random.RandomState(1))
+    for i in range(12):
+        agent.act(f"s{i % 3}", [1, i % 2])
+        agent.observe(f"s{i % 3}", 0, float(i), f"s{(i + 1) % 3}", i % 5 == 4)
+    agent.save(path)
+    meta, arrays = read(path, "OnlineAgent")
+    change(meta, arrays)
+    write(path, "OnlineAgent", meta, arrays)
+    return path
+
+
+def put(array, value):
+    def change(meta, arrays):
+        arrays[array] = arrays[array].copy()
+        arrays[array][...] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, a: m["rng"]["state"].update(state=2**128),
+        lambda m, a: m["rng"].update(has_uint32=7),
+        lambda m, a: m["parameters"]["random_state"].__setitem__(2, 10**6),
+        lambda m, a: m["parameters"].update(n_states=10**11),
+        lambda m, a: m["parameters"].update(n_actions=10**11),
+        lambda m, a: m.update(actions=[0, 10**11]),
+        lambda m, a: m.update(actions=[0, 10**30]),
+        lambda m, a: m.update(actions=[0, 3]),
+        lambda m, a: m.update(seed=-1),
+        lambda m, a: m.update(seed=10**400),
+        lambda m, a: m.update(complete=1),
+        lambda m, a: m["plan"].update(age=-1),
+        lambda m, a: m["plan"].update(due=0),
+        lambda m, a: m["plan"].update(news=[[0]]),
+        lambda m, a: m["plan"].update(news=[[0, "x"]]),
+        lambda m, a: m["plan"].update(n=1.5),
+        lambda m, a: m.pop("plan"),
+        put("seen", 99),
+        put("seen", -1),
+        put("masked", 99),
+        put("scores", np.nan),
+        lambda m, a: a.update(scores=a["scores"].astype(np.float32)),
+        lambda m, a: a.update(masks=a["masks"][:-1]),
+        lambda m, a: a.update(masks=a["masks"].astype(np.int8)),
+        lambda m, a: a["states_"].__setitem__(0, a["states_"][1]),
+        put("n", -1.0),
+    ],
+)
+def test_damaged_agents(change, tmp_path):
+    OnlineAgent.load(saved_agent(tmp_path, lambda *_: None)).act("s0")
+    path = saved_agent(tmp_path, change)
+    with pytest.raises(ValueError, match="must be a file written by OnlineAgent"):
+        OnlineAgent.load(path)
+
+
+class Rooms(gymnasium.Env):
+    """Four rooms, seen as a mapping or an array; the second action goes on."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, kind):
+        self.kind = kind
+        box = spaces.Box(0, 3, (2,), np.int8)
+        both = {"x": spaces.Discrete(2), "a": spaces.Box(0, 1, (1,), np.uint8)}
+        self.observation_space = spaces.Dict(both) if kind == "dict" else box
+
+    def observe(self):
+        if self.kind == "dict":
+            last = np.array([self.room % 2], np.uint8)
+            return {"x": self.room // 2, "a": last}
+        return np.array([self.room // 2, self.room % 2], np.int8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.room = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.room = min(3, self.room + action)
+        return self.observe(), float(self.room == 3), self.room == 3, False, {}
+
+
+@pytest.mark.parametrize("kind", ["dict", "box"])
+@pytest.mark.parametrize("vector", [False, True])
+def test_observations_in_a_mapping_or_an_array(kind, vector):
+    env = SyncVectorEnv([lambda: Rooms(kind)] * 2) if vector else Rooms(kind)
+    agent = OnlineAgent(reward_range=(0, 1), random_state=0).learn(env, n_episodes=20)
+    dict_labels = [((0,), 0), ((1,), 0), ((0,), 1), ((1,), 1)]
+    expected = dict_labels if kind == "dict" else [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert sorted(agent.states_.tolist()) == sorted(expected)
+    assert agent.predict(expected[:3]).tolist() == [1, 1, 1]
+    continuous = Rooms(kind)
+    continuous.observation_space = spaces.Dict({"x": spaces.Box(0, 1, (1,))})
+    with pytest.raises(ValueError, match="observation space must be Discrete"):
+        agent.learn(continuous, n_episodes=1)

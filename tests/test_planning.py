@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from tabrl import _planning
 from tabrl._features import Features
@@ -391,3 +392,39 @@ def test_actions_tie_up_to_rounding(dtype, tolerance, best):
 
 def test_everything_ties_where_nothing_differs():
     torch.testing.assert_close(greedy(torch.zeros(2, 3)), torch.full((2, 3), 1 / 3))
+
+
+# Discount factors near one
+
+
+def chain(n_states, gamma):
+    """Return a chain whose last state pays 1 and ends, as planning takes it."""
+    process = object.__new__(SparseProcess)
+    state = np.arange(n_states)
+    on = state[:-1]
+    rows = np.concatenate([2 * state, 2 * on + 1])
+    columns = np.concatenate([np.maximum(state - 1, 0), on + 1])
+    shape = (2 * n_states, n_states)
+    process.edges = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    process.siblings_of = sparse.csr_array((n_states, n_states))
+    process.predecessors_of = process.siblings_of
+    nothing = np.zeros((n_states, 2))
+    process.itself = process.siblings = process.predecessors = nothing
+    process.anywhere, process.gamma, process.mixes_slowly = nothing, gamma, False
+    r = nothing.copy()
+    r[-1, 1] = 1
+    return process, r
+
+
+@pytest.mark.parametrize("gamma", [0.99999, 1 - 1e-8])
+def test_long_chains_near_one_are_exact(gamma):
+    process, r = chain(3000, gamma)
+    expected = gamma ** np.arange(2999, -1, -1.0)
+    np.testing.assert_allclose(plan_sparse(process, r).max(1), expected, atol=1e-6)
+
+
+def test_what_cannot_be_right_is_refused_in_bounded_time(monkeypatch):
+    monkeypatch.setattr("tabrl._planning._MOST_BACKUPS", 1e6)
+    process, r = chain(20_000, 1 - 1e-9)
+    with pytest.raises(ValueError, match="too near one for a process of 20000 states"):
+        plan_sparse(process, r)

@@ -117,8 +117,8 @@ def measure_agent() -> dict[str, float]:
                 agent.observe(state, action, float(after % 7 == 0), after, False)
                 path.append(state)
                 state = after
-                agent._doubled = False  # no plan on the way
-                agent._news.clear()
+                agent._replanning.doubled = False  # no plan on the way
+                agent._replanning.tried.clear()
             steps.append((time.perf_counter() - began) / 2000)
             agent.observe(state, 0, 0.0, state, False, True)
             plans.append(seconds(lambda agent=agent: agent.exploration_proba([0])))

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
@@ -720,3 +721,286 @@ def test_the_users_table_is_left_alone(frame):
     table = frame(TABLE)
     read_transitions(table)
     assert nw.from_native(table).to_dict(as_series=False) == TABLE
+
+
+# Labels that are one, and labels that are not
+
+
+def codes_of(state, next_state):
+    """Return the codes of both columns, read as one table of actions alike."""
+    n = len(next_state)
+    t = read_transitions(
+        state,
+        np.zeros(n, int),
+        reward=np.zeros(n),
+        next_state=next_state,
+        terminated=np.ones(n, bool),
+    )
+    return [*t.state.tolist(), *t.next_state.tolist()]
+
+
+UTC = datetime.timezone.utc
+FIVE = datetime.datetime(2024, 1, 1, 5)
+SAME = {
+    "uint64 and nulls": (np.array([2**63], np.uint64), [2**63]),
+    "uint64 and int64": (np.array([7], np.uint64), [7]),
+    "ns and datetime": (np.array(["2024-01-01T05"], "M8[ns]"), [FIVE]),
+    "Timestamp and s": ([pd.Timestamp(FIVE)], np.array(["2024-01-01T05"], "M8[s]")),
+    "datetime and datetime64 in lists": ([FIVE], [np.datetime64(FIVE, "ms")]),
+    "days and midnight": (
+        np.array(["2024-01-01"], "M8[D]"),
+        np.array(["2024-01-01T00"], "M8[ns]"),
+    ),
+    "dates": (np.array(["2024-01-01"], "M8[D]"), [datetime.date(2024, 1, 1)]),
+    "durations": (
+        [np.timedelta64(5, "s"), "x"],
+        [datetime.timedelta(seconds=5), pd.Timedelta(5, "s")],
+    ),
+    "zones": (
+        [FIVE.replace(tzinfo=UTC)],
+        [FIVE.replace(hour=7, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))],
+    ),
+    "numpy's booleans": (np.array([np.True_], object), [True]),
+    "Int128": (pl.Series([2**100], dtype=pl.Int128), [2**100]),
+    "tensors": ([torch.tensor(3)], [3]),
+    "tensors of two": ([torch.tensor([1, 2])], [(1, 2)]),
+    "arrays of one": ([np.array(3)], [3]),
+    "tuples beside numpy's integers": ([(1, 2), np.int64(3)], [(1, 2), 3]),
+    "beyond all floats": ([10**400], [10**400]),
+}
+
+
+@pytest.mark.parametrize("pair", SAME)
+def test_one_label_however_it_is_written(pair):
+    state, following = SAME[pair]
+    codes = codes_of(state, following)
+    half = len(codes) // 2
+    if pair == "durations":
+        assert codes[0] == codes[2] == codes[3] != codes[1]
+    else:
+        assert codes[:half] == codes[half:]
+
+
+OTHERS = {
+    "hours of a day": (
+        np.array(["2024-01-01", "2024-01-02"], "M8[D]"),
+        np.array(["2024-01-01T05", "2024-01-02T00"], "M8[ns]"),
+    ),
+    "neighbours beyond int64": (np.array([2**63, 2**63 + 1], np.uint64), [2**63, 1]),
+    "neighbours beyond 2**53": ([2**53, 2**53 + 1], [2**53, 5]),
+    "durations and numbers": ([np.timedelta64(5, "s"), 5], [6, 5]),
+    "complex": ([1j, 1], [2j, 1]),
+    "months": ([np.timedelta64(5, "M"), "x"], [datetime.timedelta(152), "x"]),
+}
+
+
+@pytest.mark.parametrize("pair", OTHERS)
+def test_labels_that_are_not_one(pair):
+    codes = codes_of(*OTHERS[pair])
+    assert len(set(codes)) == 3
+    assert codes[1 if pair != "neighbours beyond 2**53" else 0] in codes[2:] or (
+        codes[0] == codes[2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "following", "error", "match"),
+    [
+        (
+            np.array([2**63, 2**63 + 1], np.uint64),
+            [float(2**63), np.nan],
+            ValueError,
+            r"beyond 2\*\*53 must not be floats beside integers",
+        ),
+        ([(2**60 + 1, 0)], [(2.0**60, 0)], ValueError, "must not be floats beside"),
+        (
+            np.array(["3000-01-01"], "M8[D]"),
+            np.array(["2024-01-01T05"], "M8[ns]"),
+            ValueError,
+            r"must fit the finest unit.*Found 1 of datetime64\[D\].*3000-01-01",
+        ),
+        ([FIVE], [FIVE.replace(tzinfo=UTC)], TypeError, "times with a zone"),
+        (
+            np.array(["2024-01-01T05"], "M8[ns]"),
+            [FIVE.replace(tzinfo=UTC)],
+            TypeError,
+            "times in 'state'.*times with a zone in 'next_state'",
+        ),
+        ([Decimal("sNaN")], [1], (TypeError, ValueError), "hashable. Found a Decimal"),
+    ],
+)
+def test_labels_that_are_refused(state, following, error, match):
+    with pytest.raises(error, match=match):
+        codes_of(state, following)
+
+
+def test_times_keep_their_zone(frame):
+    times = [FIVE.replace(day=i, tzinfo=UTC) for i in (1, 2, 3, 4)]
+    t = read_transitions(frame(changed(state=times, next_state=times)))
+    assert [time.utcoffset() for time in t.states] == [datetime.timedelta(0)] * 4
+    assert encode(times, t.states).tolist() == [0, 1, 2, 3]
+    naive = [time.replace(tzinfo=None) for time in times]
+    assert encode(naive, t.states).tolist() == [-1] * 4
+    assert encode(times, np.array(naive, "M8[us]")).tolist() == [-1] * 4
+
+
+def test_encode_never_compares_integers_through_floats():
+    with pytest.raises(ValueError, match="must not be floats beside integers"):
+        encode([float(2**53), np.nan], np.array([2**53, 2**53 + 1]))
+    hours = np.array(["2024-01-01T05", "2024-01-01T00"], "M8[ns]")
+    assert encode(hours, np.array(["2024-01-01"], "M8[D]")).tolist() == [-1, 0]
+    assert encode(["x", FIVE], np.array([FIVE], "M8[ns]")).tolist() == [-1, 0]
+
+
+def test_booleans_among_numbers_say_what_they_became():
+    with pytest.warns(UserWarning, match="'action' holds True or False among numbers"):
+        t = read_transitions(changed(action=[True, 2, 3, 0]))
+    assert t.actions.tolist() == [0, 1, 2, 3]
+    with pytest.warns(UserWarning, match="'state' holds True or False among numbers"):
+        read_transitions(changed(state=[True, False, True, True]))
+
+
+# Rewards and flags of odd types
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "match"),
+    [
+        (np.timedelta64(5, "s"), TypeError, "numeric. Found a timedelta64, first at"),
+        (np.complex64(1j), TypeError, "numeric. Found a complex64, first at row 1"),
+        (1j, TypeError, "numeric. Found a complex, first at row 1"),
+        (True, TypeError, "numeric. Found a bool, first at row 1"),
+        (np.True_, TypeError, "numeric. Found a bool, first at row 1"),
+        (10**400, ValueError, r"must be finite.*first at row 1 \(inf\)"),
+        (Decimal("sNaN"), ValueError, r"must be finite.*first at row 1 \(nan\)"),
+        ((1, 2), TypeError, "numeric. Found a tuple, first at row 1"),
+    ],
+)
+def test_rewards_of_odd_types(value, error, match):
+    with pytest.raises(error, match=match):
+        read_transitions(changed(reward=[0.5, value, None, 1.0]))
+
+
+def test_flags_of_odd_types():
+    flags = np.array([np.False_, False, 0, np.True_], object)
+    check_table(read_transitions(changed(terminated=flags)))
+    with pytest.raises(ValueError, match="'terminated' must be boolean"):
+        read_transitions(changed(terminated=[False, Decimal("sNaN"), 0, 1]))
+
+
+def test_rewards_too_small_to_square():
+    tiny = [1e-170, -1e-165, 0.0, 0.0]
+    with pytest.raises(ValueError, match=r"1e-140 or more in size.*Found 1e-165"):
+        read_transitions(changed(reward=tiny))
+    read_transitions(changed(reward=[*tiny[:3], 1.0]))
+    read_transitions(changed(reward=[0.0] * 4))
+
+
+# Columns
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [
+        ("reward", "rew"),
+        *(("next_state", a) for a in ("sp", "ns", "new_obs")),
+        *(("terminated", a) for a in ("terminations", "terminateds", "is_terminal")),
+    ],
+)
+def test_more_aliases(name, alias):
+    check_table(read_transitions({**without(name), alias: TABLE[name]}))
+
+
+def test_more_aliases_of_flags():
+    no, one = [False] * 4, [False, False, True, False]
+    for alias in ("truncations", "truncateds", "timeouts"):
+        with pytest.warns(UserWarning, match="where 'truncated' is false"):
+            t = read_transitions({**without("terminated"), "dones": one, alias: one})
+        assert t.terminated.tolist() == no
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("sp", "next_state"), ("rew", "r"), ("done", "dones"), ("obs", "state")],
+)
+def test_two_names_of_one_column(one, two):
+    with pytest.raises(
+        ValueError,
+        match=f"must be given once. .*'{one}'.*'{two}'|"
+        f"must be given once. .*'{two}'.*'{one}'",
+    ):
+        read_transitions({**TABLE, one: [0] * 4, two: [0] * 4})
+
+
+def test_all_rows_terminate_and_need_no_next_state(frame):
+    table = {**without("next_state"), "terminated": [True] * 4}
+    t = read_transitions(frame(table))
+    assert t.next_state.tolist() == [-1] * 4
+    assert t.states.tolist() == [1, 2, 3]
+    rest = {"reward": TABLE["reward"], "terminated": True}
+    assert read_transitions([1, 2, 3, 4], [0, 1, 0, 1], **rest).terminated.all()
+
+
+class Episode:
+    """An episode as minari has it."""
+
+    observations = np.array([3, 1, 3, 2, 7])
+    actions = np.array(TABLE["action"])
+    rewards = np.array(TABLE["reward"])
+    terminations = np.array(TABLE["terminated"])
+    truncations = np.zeros(4, bool)
+
+
+def test_episodes_with_one_observation_more():
+    expected = [(3, "right", 1), (1, "left", 3), (3, "left", 2), (2, "right", 7)]
+    columns = {n: getattr(Episode, n) for n in vars(Episode) if not n.startswith("_")}
+    for table in (Episode(), columns):
+        assert triples(read_transitions(table)) == expected
+    columns = {
+        "observations": Episode.observations,
+        "actions": Episode.actions,
+        "rewards": Episode.rewards,
+        "terminals": Episode.terminations,
+        "timeouts": Episode.truncations,
+    }
+    assert triples(read_transitions(columns)) == expected
+    with pytest.raises(ValueError, match=r"may be terminated\. Found 1 earlier"):
+        read_transitions({**columns, "terminals": [True, False, False, True]})
+    with pytest.raises(ValueError, match="same length"):
+        read_transitions({**columns, "observations": np.arange(6)})
+
+
+def test_advice_is_for_the_call_that_was_made():
+    rest = {"reward": TABLE["reward"], "terminated": TABLE["terminated"]}
+    with pytest.raises(ValueError, match=r"Pass next_state, or the whole table with"):
+        read_transitions(TABLE["state"], TABLE["action"], **rest)
+
+
+def unnamed(order, n=60, seed=0):
+    """Draw a walk on a line of 12 as an array, its columns in some order."""
+    rng = np.random.default_rng(seed)
+    state, columns = 5, {name: [] for name in TABLE}
+    for _ in range(n):
+        action = int(rng.integers(2))
+        after = min(11, max(0, state + 2 * action - 1))
+        row = state, action, float(after == 11), after, False
+        for name, value in zip(columns, row, strict=True):
+            columns[name].append(value)
+        state = after
+    return np.stack([np.array(columns[name], float) for name in order], 1)
+
+
+def test_swapped_columns_without_names():
+    right = ["state", "action", "reward", "next_state", "terminated"]
+    swapped = ["state", "action", "next_state", "reward", "terminated"]
+    assert read_transitions(unnamed(right)).columns["next_state"] == 3
+    rng = np.random.default_rng(0)
+    table = unnamed(swapped)
+    shuffled = rng.permutation(table)
+    shuffled[:, 3] = rng.normal(size=len(table))  # rewards that are no states
+    for wrong in (table, shuffled, table.tolist()):
+        with pytest.raises(ValueError, match=r"order\. Found states in the thi"):
+            read_transitions(wrong)
+    order = "read in the order state, action, reward, next_state, terminated"
+    with pytest.raises(ValueError, match=order):
+        read_transitions(unnamed([*right[:3], "terminated", "next_state"]))
