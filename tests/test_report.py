@@ -630,6 +630,7 @@ def test_a_cell_depends_on_its_parameters_alone(part, tmp_path):
             behaviours=("uniform", "softmax"),
             sizes=(64,),
             n_seeds=2,
+            large_sizes=(),
             checkpoint=None,
         )
         score = functools.partial(offline_part.score_cell, protocol=protocol)
