@@ -182,7 +182,8 @@ def _all_as_times(column: NDArray) -> NDArray | None:
     if not all_times(column.tolist()):
         return None
     times = _as_times(column)
-    return np.full(len(column), "NaT", "M8[s]") if times is None else times
+    # The coarsest unit, so that nothing but missing labels leaves the other's alone.
+    return np.full(len(column), "NaT", "M8[Y]") if times is None else times
 
 
 def _is_rounded(column: NDArray) -> bool:

@@ -238,22 +238,21 @@ class OnlineAgent(Experience):
         code, choice, reward, after, new = self._encoder.transition(
             state, action, reward, next_state, terminated, truncated
         )
-        step = self._tally.step(code, choice, reward, after, terminated)
-        age, ended = self._replanning.age + 1, terminated or truncated
+        tally, replanning = self._tally, self._replanning
+        before, age = tally.n_transitions, replanning.age + 1
+        ended = terminated or truncated
         try:
-            self._take(new, step, (code, choice), age, ended)
-        except BaseException:  # an interrupt half-way: go on to the end
-            self._take(new, step, (code, choice), age, ended)
+            if new:
+                self._encoder.states.extend(new)
+            n = tally.add(code, choice, reward, after, terminated)
+            replanning.count(code, choice, n, age, ended)
+        except BaseException:  # an interrupt half-way: what is left, to the end
+            self._encoder.states.extend(new)
+            if tally.n_transitions == before:
+                tally.add(code, choice, reward, after, terminated)
+            n = tally.visits(code, choice)
+            replanning.count(code, choice, n, age, ended)
             raise
-
-    def _take(
-        self, new: tuple, step: tuple, pair: tuple[int, int], age: int, ended: bool
-    ) -> None:
-        """Set all that a transition changes; to do it again changes nothing more."""
-        for label in new:
-            self._encoder.states.add(label)
-        self._tally.take(step)
-        self._replanning.count(pair, step[1][0], age, ended)
 
     def exploration_proba(self, states: Any) -> NDArray[np.float64]:
         """Return the policy that is followed at present.

@@ -46,7 +46,7 @@ class Replanning:
         self.due, self.doubled, self.age = False, False, 0
         self.tried.clear()
 
-    def count(self, pair: tuple[int, int], n: int, age: int, ended: bool) -> None:
+    def count(self, state: int, action: int, n: int, age: int, ended: bool) -> None:
         """Take a step, the n-th visit of a pair; perhaps it ended the episode.
 
         ``age`` is what it is now plus one: to count a step again changes nothing.
@@ -54,7 +54,7 @@ class Replanning:
         if n & (n - 1) == 0:  # in a run without such an n no number has doubled
             self.doubled = True
             if n == ENOUGH_VISITS:
-                self.tried.add(pair)
+                self.tried.add((state, action))
         self.age = age
         if ended:
             self.due = True

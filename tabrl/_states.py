@@ -67,6 +67,11 @@ class States:
         # Start and end of a transition may be the same new state.
         return self._code.setdefault(label, len(self._code))
 
+    def extend(self, labels: Iterable) -> None:
+        """Add labels that are not there yet, checked before; others change nothing."""
+        for label in labels:
+            self._code.setdefault(label, len(self._code))
+
     def as_array(self) -> NDArray:
         """Return the labels in the order of their codes."""
         return as_labels(self.labels)

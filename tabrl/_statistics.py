@@ -322,43 +322,40 @@ class Tally:
     ) -> int:
         """Count a transition; return how often its pair has been tried by now.
 
-        ``next_state`` may be -1 where the process ended.
-        """
-        step = self.step(state, action, reward, next_state, terminated)
-        self.take(step)
-        return step[1][0]
-
-    def step(
-        self, state: int, action: int, reward: float, next_state: int, terminated: bool
-    ) -> tuple[int, tuple[int, float, float, int], int, int, int, int, int]:
-        """Return what a transition changes, for `take`: nothing is changed yet.
-
-        The second item holds what the pair will have, its number of visits first.
+        ``next_state`` may be -1 where the process ended. An interrupt leaves nothing
+        counted, or all: ``n_transitions`` tells which.
         """
         key = state * self.n_actions + action
         n, total, squares, ends = self._pairs.get(key, _UNTRIED)
         if terminated:
-            pair = n + 1, total + reward, squares + reward * reward, ends + 1
-            edge, count = -1, 0
+            edge = count = -1
+            ends += 1
         else:
-            pair = n + 1, total + reward, squares + reward * reward, ends
             edge = key * _SHIFT + next_state
             count = self._edges.get(edge, 0) + 1
-        return key, pair, edge, count, state, next_state, self.n_transitions + 1
+        pair = n + 1, total + reward, squares + reward * reward, ends
+        n_transitions = self.n_transitions + 1
+        try:
+            self._pairs[key] = pair
+            if edge >= 0:
+                self._edges[edge] = count
+            if count < 2:  # else both were seen with the first
+                self.seen.add(state)
+                if next_state >= 0:
+                    self.seen.add(next_state)
+            self.n_transitions = n_transitions
+        except BaseException:  # an interrupt half-way: to the end
+            self._pairs[key] = pair
+            if edge >= 0:
+                self._edges[edge] = count
+            self.seen.update(code for code in (state, next_state) if code >= 0)
+            self.n_transitions = n_transitions
+            raise
+        return n + 1
 
-    def take(
-        self, step: tuple[int, tuple[int, float, float, int], int, int, int, int, int]
-    ) -> None:
-        """Set what a transition changes; to do it again changes nothing more."""
-        key, pair, edge, count, state, next_state, n_transitions = step
-        self._pairs[key] = pair
-        if edge >= 0:
-            self._edges[edge] = count
-        if count < 2:  # else both were seen with the first
-            self.seen.add(state)
-            if next_state >= 0:
-                self.seen.add(next_state)
-        self.n_transitions = n_transitions
+    def visits(self, state: int, action: int) -> int:
+        """Return how often a pair has been tried."""
+        return self._pairs.get(state * self.n_actions + action, _UNTRIED)[0]
 
     def statistics(self, n_states: int) -> Statistics:
         """Return the statistics over states ``0 .. n_states - 1``."""

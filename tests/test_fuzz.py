@@ -132,7 +132,7 @@ CONTAINERS = {
 }
 
 
-UNMADE = (Exception, pl.exceptions.PanicException)
+UNMADE = (Exception, getattr(pl.exceptions, "PanicException", Exception))
 
 
 def truth(table):

@@ -761,7 +761,11 @@ SAME = {
         [FIVE.replace(hour=7, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))],
     ),
     "numpy's booleans": (np.array([np.True_], object), [True]),
-    "Int128": (pl.Series([2**100], dtype=pl.Int128), [2**100]),
+    **(
+        {"Int128": (pl.Series([2**100], dtype=pl.Int128), [2**100])}
+        if hasattr(pl, "Int128")
+        else {}
+    ),
     "tensors": ([torch.tensor(3)], [3]),
     "tensors of two": ([torch.tensor([1, 2])], [(1, 2)]),
     "arrays of one": ([np.array(3)], [3]),
