@@ -22,9 +22,7 @@ from pretraining.recipe.targets import ProcessBatch
 _BOUND = 2.0
 
 
-def normalise(
-    batch: ProcessBatch, regret: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def normalise(batch: ProcessBatch, regret: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return regret over that of the uniform policy, clipped to [-2, 2].
 
     Parameters
