@@ -8,8 +8,6 @@ import importlib.util
 import itertools
 import json
 import lzma
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -23,27 +21,33 @@ from pretraining.benchmark.cells import (
     run_cells,
     sort_rows,
 )
+from pretraining.benchmark.environments import ENVIRONMENT_NAMES, FOREIGN_NAMES
 from pretraining.benchmark.parts import offline as offline_part
 from pretraining.benchmark.parts import online as online_part
 from pretraining.benchmark.parts.bandit import bayes_optimal_regret
+from pretraining.benchmark.report import hardness as hardness_report
 from pretraining.benchmark.report import readme
 from pretraining.benchmark.report import rows as row_files
 from pretraining.benchmark.report import summary as summaries
 from pretraining.benchmark.report.bandit import bandit_tables
 from pretraining.benchmark.report.comparison import comparison_table
 from pretraining.benchmark.report.coverage import coverage_tables
-from pretraining.benchmark.report.curves import find_falls, learning_curves
+from pretraining.benchmark.report.curves import (
+    falls_table,
+    find_falls,
+    learning_curves,
+)
 from pretraining.benchmark.report.hardness import hardness_table
 from pretraining.benchmark.report.intervals import (
     bootstrap,
     estimate,
-    interquartile_mean,
+    interquartile_means,
     interval,
-    probability_of_improvement,
+    probabilities_of_improvement,
     tail_mean,
     worst_share,
 )
-from pretraining.benchmark.report.losses import find_losses
+from pretraining.benchmark.report.losses import find_losses, loss_table
 from pretraining.benchmark.report.offline import offline_scores, offline_tables
 from pretraining.benchmark.report.online import episodes, online_tables
 from pretraining.benchmark.report.readme import CHECKPOINT, ReportError
@@ -116,20 +120,63 @@ def test_probability_of_improvement_is_rliables():
 
     rng = np.random.default_rng(4)
     x, y = rng.integers(5, size=(2, 7, 6)).astype(float)
-    found, low, high = probability_of_improvement(x, y)
+    few = rng.integers(5, size=(2, 3, 6)).astype(float)
+    pairs = [(x, y), (few[0], few[1]), (x, x - 10), (x, x + 10)]
+    (found, low, high), smaller, won, lost = probabilities_of_improvement(pairs)
     assert found == pytest.approx(theirs(x.T, y.T))
     assert low < found < high
-    assert probability_of_improvement(x, x - 10)[0] == 1
-    assert probability_of_improvement(x, x + 10)[0] == 0
+    assert won[0] == 1
+    assert lost[0] == 0
+    # Pairs of other shapes, and other pairs, change nothing.
+    assert smaller[0] == pytest.approx(theirs(few[0].T, few[1].T))
+    assert probabilities_of_improvement(pairs[:1]) == [[found, low, high]]
 
 
 @needs_rliable
 def test_interquartile_mean_ignores_outliers_and_repeats():
     values = np.arange(80.0).reshape(4, 20)
     values[0, 0] = -1e6
-    first = interquartile_mean(values)
+    (first,) = interquartile_means(values[None])
     assert first[0] == pytest.approx(np.arange(20, 60).mean())
-    assert interquartile_mean(values) == first
+    assert interquartile_means(values[None]) == [first]
+
+
+@needs_rliable
+def test_bootstraps_of_several_methods_are_rliables_of_each():
+    from rliable.library import get_interval_estimates
+    from rliable.metrics import aggregate_iqm
+
+    def theirs(scores, statistic):
+        # rliable draws from NumPy's global generator.
+        state = np.random.get_state()  # noqa: NPY002
+        np.random.seed(0)  # noqa: NPY002
+        value, bounds = get_interval_estimates({"": scores}, statistic, reps=2000)
+        np.random.set_state(state)  # noqa: NPY002
+        return [value[""][0], *bounds[""][:, 0]]
+
+    values = np.random.default_rng(7).normal(size=(3, 7, 6))
+    found = interquartile_means(values)
+    expected = [
+        theirs(x.T, lambda scores: np.array([aggregate_iqm(scores)])) for x in values
+    ]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
+
+    def probability(a, b):
+        return np.array([(np.sign(a[:, None] - b[None]).mean() + 1) / 2])
+
+    pairs = [(values[0], values[1]), (values[2], values[0].round())]
+    expected = [theirs([x.T, y.T], probability) for x, y in pairs]
+    np.testing.assert_allclose(
+        probabilities_of_improvement(pairs), expected, rtol=0, atol=1e-15
+    )
+
+
+def test_means_are_drawn_by_counts_as_by_resampled_scores():
+    values = np.random.default_rng(8).normal(size=(5, 6))
+    slowly = bootstrap(values, lambda scores: scores.mean(axis=-1))
+    np.testing.assert_allclose(bootstrap(values), slowly, atol=1e-14)
+    # The draws of a cell stay as they are when others join, whatever came before.
+    np.testing.assert_array_equal(bootstrap(values[:2]), bootstrap(values)[:2])
 
 
 # Scores
@@ -307,6 +354,68 @@ def test_online_tables():
     (row,) = tables["online-comparison"]["rows"]
     assert row[-1] == "2, 0, 0"
     assert tables["online-deep-sea"]["rows"][0][1].startswith("23 [")
+
+
+def test_methods_of_some_runs_are_compared_on_those_alone():
+    rows = online_rows()
+    for name in ("UCRL3", "KL-UCRL"):
+        for seed in range(2):
+            rows.append(online_row("regret", "RiverSwim-6", name, seed, 50.0, 9))
+    tables = part_tables("online", rows)
+    assert all("UCRL" not in line[0] for line in tables["online"]["rows"])
+    lines = {line[1]: line for line in tables["online-some-runs"]["rows"]}
+    assert {line[0] for line in lines.values()} == {"1 environments x 2 runs"}
+    assert lines["UCRL3"][2] == [50, 50, 50]
+    # Of tabrl's and UCB-VI's four runs the first two, and not those in DeepSea.
+    assert lines["tabrl"][2][0] == 30.5
+    assert lines["UCB-VI, c best per environment in hindsight"][2][0] == 35.5
+    table = tables["online-some-runs-environments"]
+    (line,) = table["rows"]
+    assert line[0] == "RiverSwim-6 (2 runs)"
+    assert line[table["columns"].index("KL-UCRL")][0] == 50
+
+
+def test_foreign_runs_have_tables_of_their_own():
+    """Rows of a real run, as the command makes them."""
+    protocol = dataclasses.replace(
+        online_part.QUICK,
+        environments=("RiverSwim-6",),
+        methods=("tabrl", "UCB-VI", "PSRL", "UCB-VI, Bernstein"),
+        foreign=("queue-21", "WetChicken-5x5"),
+        n_episodes=10,
+        n_seeds=2,
+        convergence_seeds=0,
+        size_seeds=0,
+        foreign_seeds=2,
+    )
+    rows = online_part.run(protocol, jobs=1, progress_bar=False)
+    # A package's learner runs in fewer environments, and with fewer seeds.
+    rows += [
+        {**row, "method": "UCRL3", "regret": 40.0}
+        for row in rows
+        if (row["environment"], row["method"]) == ("queue-21", "PSRL")
+        and row["seed"] == 0
+    ]
+    tables = part_tables("online", rows)
+    own = [row for row in rows if row["part"] == "foreign" and row["method"] == "tabrl"]
+    lines = {line[0]: line for line in tables["online-foreign"]["rows"]}
+    assert len(own) == 4
+    mean = np.mean([row["regret"] for row in own])
+    assert lines["tabrl"][1][0] == pytest.approx(mean, abs=1e-4)
+    assert lines["tabrl"][-1] is not None
+    bernstein = [name for name in lines if name.startswith("UCB-VI, Bernstein")]
+    assert any("hindsight" in name for name in bernstein)
+    assert "UCRL3" not in lines
+    names = [line[0] for line in tables["online-foreign-environments"]["rows"]]
+    assert names == ["queue-21", "WetChicken-5x5"]
+    assert {"online-foreign-losses", "online-foreign-comparison"} <= tables.keys()
+    some = {line[1]: line for line in tables["online-foreign-some-runs"]["rows"]}
+    assert some["UCRL3"][:2] == ["1 environments x 1 runs", "UCRL3"]
+    (first,) = (r for r in own if (r["environment"], r["seed"]) == ("queue-21", 0))
+    assert some["tabrl"][2][0] == pytest.approx(first["regret"], abs=1e-4)
+    # Development environments are as they are without the foreign ones.
+    alone = [row for row in rows if row["environment"] == "RiverSwim-6"]
+    assert tables["online"] == part_tables("online", alone)["online"]
 
 
 def test_median_episodes_counts_what_was_never_solved():
@@ -544,7 +653,10 @@ def test_coverage_counts_behaviours_alike_and_may_be_missing():
         ["lake", pytest.approx([0.7] * 3), pytest.approx([0.9] * 3)],
         ["mean over environments", pytest.approx(0.7), pytest.approx(0.9)],
     ]
-    assert tables["offline-width"]["rows"] == [["lake", *[[2, 2, 2]] * 3]]
+    assert tables["offline-width"]["rows"] == [
+        ["lake", *[[2, 2, 2]] * 3],
+        ["mean over environments", 2, 2, 2],
+    ]
     # A planted fault: intervals of another method are not tabrl's.
     others = [{**row, "method": "DUIPI"} for row in found]
     assert coverage_tables(others) == {}
@@ -582,19 +694,28 @@ def test_foreign_environments_have_tables_of_their_own(monkeypatch):
     assert "short-rows-foreign" in tables
 
 
-def test_hardness_is_asked_of_known_environments_alone(monkeypatch):
-    name = "pretraining.benchmark.environments.hardness"
-    module = types.ModuleType(name)
-    measures = {"diameter": 3.0, "suboptimality_gap": 0.5, "value_norm": 2}
-    module.hardness = lambda env: measures | {"diameter": float(env.n_states)}
-    monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(row_files, "foreign_names", lambda: frozenset())
-    table = hardness_table(["lake", "gridworld-3x3"])
-    assert table["rows"] == [["gridworld-3x3", "development", 9, 4, 9.0, 0.5, 2.0]]
-    assert hardness_table(["lake"]) is None
-    # Nothing measures it.
-    monkeypatch.setitem(sys.modules, name, None)
-    assert hardness_table(["gridworld-3x3"]) is None
+def test_hardness_is_measured_once_and_of_known_environments_alone(tmp_path):
+    path = tmp_path / "hardness.json"
+    table = hardness_table(["lake", "gridworld-3x3", "RandomMDP-50-4"], path)
+    (grid, drawn) = table["rows"]
+    # The goal of the grid is absorbing.
+    assert grid[:5] == ["gridworld-3x3", "development", 9, 4, "infinite"]
+    assert drawn[:4] == ["RandomMDP-50-4", "foreign", 50, 4]
+    assert hardness_table(["lake"], path) is None
+    # What the file has is not measured again.
+    path.write_text(path.read_text().replace('"n_states": 9', '"n_states": 8'))
+    assert hardness_table(["gridworld-3x3"], path)["rows"][0][2] == 8
+
+
+def test_the_kept_hardness_is_that_of_the_environments():
+    kept = json.loads(hardness_report.FILE.read_text())
+    assert kept.keys() == {*ENVIRONMENT_NAMES, *FOREIGN_NAMES}
+    for name in ("RiverSwim-6", "gridworld-3x3", "queue-21"):
+        found = hardness_report.measure(name)
+        assert kept[name].keys() == found.keys()
+        # None, which is infinite, becomes NaN in both.
+        values = [np.array([*x.values()], dtype=float) for x in (kept[name], found)]
+        np.testing.assert_allclose(*values, rtol=1e-5)
 
 
 # Rows that are the same twice
@@ -638,7 +759,7 @@ def test_a_cell_depends_on_its_parameters_alone(part, tmp_path):
     else:
         names = ("gridworld-3x3", "RiverSwim-6")
         protocol = online_part.Protocol(
-            environments=names, n_seeds=2, n_episodes=5, checkpoint=None
+            environments=names, n_seeds=2, n_episodes=3, checkpoint=None
         )
         score = functools.partial(online_part.score_cell, checkpoint=None)
         cells = [
@@ -743,22 +864,53 @@ def test_all_tables_but_the_short_ones_are_in_the_results(summary):
 
 
 def test_the_summary_is_of_the_rows_that_are_kept():
-    """The tables that do not need rliable are made again."""
+    """Hashes say so of the rows; some tables are made again, to the last digit.
+
+    Those of the offline part take minutes for all rows, and use the same code on the
+    rows of tests. Made again is what needs the mean of each cell alone.
+    """
     kept = summaries.read_summary(SUMMARY)
     compared = set()
     for part in PARTS:
+        files = row_files.result_files(SUMMARY.parent, part)
         headers, found = row_files.read_part(SUMMARY.parent, part)
         for name, header in headers.items():
             said = kept["provenance"].pop(name)
+            assert said.pop("digest") == row_files.digest(files[name])
             assert {**header, "protocol": None} == {**said, "protocol": None}
-        for name, table in part_tables(part, found).items():
+        if part == "offline":
+            groups = offline_scores(sort_rows(found))
+            (scores, *_) = groups
+            scale = "Normalised value: 0 is the uniform policy, 1 the optimal one."
+            places = "environment", "behaviour"
+            tables = {
+                "offline-falls": falls_table(groups),
+                "offline-losses": loss_table(groups, places, scale),
+            }
+            means = {line[0]: line[1][0] for line in kept["tables"][part]["rows"]}
+            assert means == pytest.approx(
+                {name: scores.values(name).mean() for name in scores.methods}, abs=1e-5
+            )
+        else:
+            tables = part_tables(part, found)
+        for name, table in tables.items():
             shown = kept["tables"][name]
             if shown["columns"] == table["columns"]:
                 assert markdown(shown) == markdown(table)
                 compared.add(name)
     assert not kept["provenance"]
-    assert compared >= {"offline-environments", "online-environments", "bandit"}
-    assert compared >= {"offline-rows", "offline-falls", "offline-losses"}
+    assert compared >= {"online-environments", "online-losses", "bandit", "speed"}
+    assert compared >= {"offline-falls", "offline-losses"}
+
+
+def test_an_edited_result_file_has_another_digest(tmp_path):
+    path = tmp_path / "offline.jsonl"
+    path.write_text('{"header": {}}\n{"value": 0.5}\n')
+    compressed = tmp_path / "offline.jsonl.xz"
+    compressed.write_bytes(lzma.compress(path.read_bytes()))
+    assert row_files.digest(path) == row_files.digest(compressed)
+    compressed.write_bytes(lzma.compress(path.read_bytes().replace(b"0.5", b"0.6")))
+    assert row_files.digest(path) != row_files.digest(compressed)
 
 
 @pytest.mark.parametrize(

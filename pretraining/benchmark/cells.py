@@ -340,7 +340,8 @@ def sort_rows(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     >>> [row["seed"] for row in sort_rows([{"seed": 10}, {"seed": 2}])]
     [2, 10]
     """
-    placed = [(tuple(_place(row.get(name)) for name in _PLACE), row) for row in rows]
+    # Maps, for a report sorts some 300,000 rows.
+    placed = [(tuple(map(_place, map(row.get, _PLACE))), row) for row in rows]
     placed.sort(key=lambda pair: pair[0])
     return [row for _, row in placed]
 

@@ -161,6 +161,9 @@ def tolerance(q: NDArray[np.float64]) -> float:
 def greedy(q: NDArray[np.float64], ties: str = "random") -> NDArray[np.float64]:
     """Choose greedily by action values.
 
+    Other packages of the project have a rule like this one. The oracle has its own on
+    purpose, so that it judges them without sharing their code.
+
     Parameters
     ----------
     q : array of shape (S, A)

@@ -33,7 +33,7 @@ def followed_regret(
     loss : callable
         Takes a policy, in whatever form it has in `policies`, to the loss of each
         state (S,): the value of some fixed policy less the value of this one. It is
-        called twice for each policy.
+        called once for each policy.
     gamma : float
         Discount factor in [0, 1).
     start : array of shape (S,)
@@ -53,10 +53,11 @@ def followed_regret(
     >>> followed_regret(policies, losses.__getitem__, 0.5, np.ones(1))
     0.75
     """
-    (_, _, before), *changes = policies
-    total = float(start @ loss(before))
+    (_, _, first), *changes = policies
+    before = loss(first)
+    total = float(start @ before)
     for step, state, policy in changes:
-        growth = loss(policy)[state] - loss(before)[state]
-        total += gamma**step * float(growth)
-        before = policy
+        after = loss(policy)
+        total += gamma**step * float(after[state] - before[state])
+        before = after
     return total

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pretraining.benchmark.baselines.online import PSRL, Learner
+from pretraining.benchmark.regret import followed_regret
 from pretraining.prior import FAMILIES, log_uniform
+from pretraining.recipe.loss import loss_of_states
 from pretraining.recipe.targets import ProcessBatch, draw_processes
 from pretraining.validation.bootstrap import average, interval, resample
-from pretraining.validation.regret import EpisodeRegret
+from pretraining.validation.regret import normalise
 from pretraining.validation.sets import SEED
 from tabrl import OnlineAgent
 from tabrl._checkpoint import save_network
@@ -99,14 +101,16 @@ def online_regret(
         for state in range(len(allowed)):
             agent.act(state, allowed[state])
     world = World(batch, rng, agent.reward_range)
-    regrets = []
-    for _ in range(n_episodes):
-        (_, _, first), *changes = _policies_followed(agent, world, n_steps)
-        regret = EpisodeRegret(batch, first[None])
-        for step, state, pi in changes:
-            regret.change(np.array([0]), step, np.array([state]), pi[None])
-        regrets.append(regret.normalised)
-    return np.concatenate(regrets)
+    gamma, start = float(batch.gamma), batch.start[0].numpy()
+
+    def loss(pi: NDArray[np.float64]) -> NDArray[np.float64]:
+        return loss_of_states(batch, torch.from_numpy(pi)[None])[0].numpy()
+
+    regrets = [
+        followed_regret(_policies_followed(agent, world, n_steps), loss, gamma, start)
+        for _ in range(n_episodes)
+    ]
+    return normalise(batch, np.array(regrets))
 
 
 def _policies_followed(

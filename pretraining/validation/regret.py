@@ -1,9 +1,10 @@
-"""The regret of the policies that agents follow in one episode, exactly.
+"""The regret of the policies that a network follows in one episode, exactly.
 
-Shared by `exploration`, where an agent acts in one process, and `optimism`, where a
-network acts in a batch of them. The benchmark's online part has the same formula in
-`executed`, on purpose with code of its own: it scores with the independent planner of
-`pretraining.benchmark.exact`.
+`EpisodeRegret` is `pretraining.benchmark.regret.followed_regret` for a batch of
+processes that are played side by side, as `optimism` does. There a plan for the whole
+batch takes over in some of its processes alone, and each process has a gamma of its
+own. `exploration`, which plays one process, calls `followed_regret` itself. Values are
+those of the batch in both, while the benchmark's are those of its own planner.
 """
 
 from __future__ import annotations
@@ -19,6 +20,26 @@ from pretraining.recipe.targets import ProcessBatch
 # process does not decide a mean. Below 0 they are possible: a policy that takes over
 # may gain more in its state than the first one's regret at the start.
 _BOUND = 2.0
+
+
+def normalise(batch: ProcessBatch, regret: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return regret over that of the uniform policy, clipped to [-2, 2].
+
+    Parameters
+    ----------
+    batch : ProcessBatch
+        B processes.
+    regret : array of shape (..., B)
+        Regret of episodes from their start distributions, in units of reward. A batch
+        of one takes any shape.
+
+    Returns
+    -------
+    array of the same shape
+    """
+    uniform = (batch.q.amax(-1) - batch.v_uniform).numpy()
+    of_uniform = (batch.start.numpy() * uniform).sum(-1)
+    return np.clip(regret / of_uniform, -_BOUND, _BOUND)
 
 
 class EpisodeRegret:
@@ -41,8 +62,6 @@ class EpisodeRegret:
         self._batch = batch
         self._gamma = batch.gamma.numpy()
         start = batch.start.numpy()
-        uniform = (batch.q.amax(-1) - batch.v_uniform).numpy()
-        self._regret_of_uniform = (start * uniform).sum(-1)
         self._loss = self._loss_of_states(pi)  # of the policy that is followed, (B, S)
         self._regret = (start * self._loss).sum(-1)
 
@@ -74,7 +93,7 @@ class EpisodeRegret:
     @property
     def normalised(self) -> NDArray[np.float64]:
         """Regret over that of the uniform policy, clipped to [-2, 2], (B,)."""
-        return np.clip(self._regret / self._regret_of_uniform, -_BOUND, _BOUND)
+        return normalise(self._batch, self._regret)
 
     def _loss_of_states(self, pi: NDArray[np.float64]) -> NDArray[np.float64]:
         return loss_of_states(self._batch, torch.from_numpy(pi)).numpy()

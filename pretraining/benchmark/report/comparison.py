@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from pretraining.benchmark.report.intervals import estimate, probability_of_improvement
+from pretraining.benchmark.report.intervals import (
+    estimate,
+    probabilities_of_improvement,
+)
 from pretraining.benchmark.report.scores import (
     Scores,
     family,
@@ -45,14 +48,19 @@ def comparison_table(
     ours = [name for name in scores.methods if is_tabrl(name)]
     peers = [name for name in scores.methods + scores.partial if not is_tabrl(name)]
     tie = 10**-digits  # less does not show in the tables
-    rows = []
+    rows, pairs = [], []
     for name, peer in product(ours, peers):
         cells, x, y = scores.common(name, peer)
-        row = [name, peer, len(cells), float(x.mean()), float(y.mean())]
-        row.append(estimate(x - y))
-        if aggregates:
-            row.append(probability_of_improvement(scores.sign * x, scores.sign * y))
-        rows.append([*row, won_tied_lost(scores, name, peer, tie)])
+        means = float(x.mean()), float(y.mean())
+        rows.append([name, peer, len(cells), *means, estimate(x - y)])
+        pairs.append((scores.sign * x, scores.sign * y))
+    if aggregates:
+        for row, probability in zip(
+            rows, probabilities_of_improvement(pairs), strict=True
+        ):
+            row.append(probability)
+    for row in rows:
+        row.append(won_tied_lost(scores, row[0], row[1], tie))
     return table(
         f"{caption} Differences are seed by seed, with {STATED}. An environment "
         "counts as won or lost where the interval of its difference lies beyond "

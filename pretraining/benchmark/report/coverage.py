@@ -25,7 +25,8 @@ def measured(rows: Sequence[Row], key: str) -> dict[str, dict[int, list[float]]]
     rows : sequence of mappings
         Of the offline benchmark. Those of "tabrl, greedy" may have `coverage`, the
         share of visited pairs whose optimal value the interval holds, and `width`, its
-        mean width there in units of reward. Both may be None where
+        mean width there by what the optimum has above the uniform policy from the
+        start. Both may be None where
         nothing was visited.
     key : str
         "coverage" or "width".
@@ -58,8 +59,10 @@ def coverage_tables(rows: Sequence[Row]) -> Tables:
         "coverage": "Share of the visited pairs whose optimal action value lies in the "
         f"{STATED_COVERAGE:.0%} interval, from the 0.1 to the 0.9 quantile: "
         f"{STATED_COVERAGE:g} is right, less is too sure.",
-        "width": "Mean width of the 80% interval in the visited pairs, in units of "
-        "reward.",
+        "width": f"Mean width of the {STATED_COVERAGE:.0%} interval over the visited "
+        "pairs, divided by what the optimal policy has above the uniform one from the "
+        "start, v*(rho) - v_uniform(rho): narrower is better where the coverage is "
+        "right.",
     }
     tables: Tables = {}
     for key, caption in captions.items():
@@ -70,8 +73,7 @@ def coverage_tables(rows: Sequence[Row]) -> Tables:
         lines: list[list[Any]] = [
             [name, *map(by_size.get, sizes)] for name, by_size in found.items()
         ]
-        if key == "coverage":  # widths have the units of their environment
-            lines.append(["mean over environments", *_means(found, sizes)])
+        lines.append(["mean over environments", *_means(found, sizes)])
         tables[f"offline-{key}"] = table(
             f"{caption} Mean over logs with bootstrap 95% interval, by environment and "
             "number of transitions.",

@@ -12,6 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pretraining.benchmark.cells import sort_rows
 from pretraining.benchmark.report import offline_figures as offline
 from pretraining.benchmark.report import online_figures as online
 from pretraining.benchmark.report.coverage import measured
@@ -56,7 +57,7 @@ def _offline(rows: Sequence[Row]) -> Makers:
 def _online(rows: Sequence[Row]) -> Makers:
     parts = {row["part"] for row in rows}
     makers: Makers = {}
-    if "regret" in parts:
+    if parts & {"regret", "foreign"}:
         makers["online"] = lambda: headline(
             regret_scores(rows)[0],
             "regret, mean over environments (less is better)",
@@ -87,7 +88,7 @@ def draw(folder: Path, out: Path) -> list[Path]:
     for part, makers_of in (("offline", _offline), ("online", _online)):
         _, rows = read_part(folder, part)
         for group in (DEVELOPMENT, FOREIGN):
-            found = of_group(rows, group)
+            found = of_group(sort_rows(rows), group)
             ending = "" if group == DEVELOPMENT else f"-{group}"
             if found:
                 for name, make in makers_of(found).items():

@@ -1,56 +1,112 @@
-"""How hard the environments are, by measures that do not know any method."""
+"""How hard the environments are, by measures that do not know any method.
+
+The measures are kept in a file beside the results: they take a while for the largest
+environments, and some environments need packages that may be missing where the report
+is made.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from pretraining.benchmark.environments import ENVIRONMENT_NAMES, environment
-from pretraining.benchmark.report.rows import foreign_names, world_group
+import numpy as np
+
+from pretraining.benchmark.environments import (
+    ENVIRONMENT_NAMES,
+    FOREIGN_NAMES,
+    environment,
+)
+from pretraining.benchmark.hardness import hardness
+from pretraining.benchmark.report.rows import world_group
 from pretraining.benchmark.report.table import Table, table
 
+FILE = Path(__file__).parents[1] / "results" / "hardness.json"
+_GAMMA = 0.99
 # As in Colosseum (Conserva and Rauber 2022).
 _MEASURES = {
     "diameter": "diameter",
     "suboptimality_gap": "sub-optimality gap",
     "value_norm": "value norm",
 }
+Measures = dict[str, dict[str, Any]]
 
 
-def hardness_table(names: Iterable[str], gamma: float = 0.99) -> Table | None:
-    """Set out size and hardness of environments; None where nothing measures it.
+def measure(name: str) -> dict[str, Any]:
+    """Measure an environment; of a family, the process of seed 0.
+
+    Returns
+    -------
+    dict
+        JSON values: `n_states`, `n_actions` and what `Hardness` has, in six digits,
+        None where that is infinite.
+    """
+    env = environment(name, _GAMMA)
+    found = hardness(env)
+    values = {key: float(getattr(found, key)) for key in _MEASURES}
+    return {"n_states": env.n_states, "n_actions": env.n_actions} | {
+        key: float(f"{value:.6g}") if np.isfinite(value) else None
+        for key, value in values.items()
+    }
+
+
+def read_hardness(names: Iterable[str], path: Path = FILE) -> Measures:
+    """Return the measures of environments; those that the file lacks are added to it.
 
     Parameters
     ----------
     names : iterable of str
-        Names of environments; those of no group are left out.
-    gamma : float, default=0.99
-        Discount factor.
+        Names of environments; those that are not registered are left out.
+    path : Path
+        File of JSON, made if it is missing.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If an environment that the file lacks comes from a package that is missing.
     """
-    try:
-        from pretraining.benchmark.environments.hardness import hardness
-    except ImportError:
-        return None
-    known = foreign_names() | set(ENVIRONMENT_NAMES)
-    lines: list[list[Any]] = []
-    for name in filter(known.__contains__, names):
-        env = environment(name, gamma)
-        found = hardness(env)
-        line: list[Any] = [name, world_group(name), env.n_states, env.n_actions]
-        lines.append([*line, *(_measure(found, key) for key in _MEASURES)])
-    if not lines:
+    kept: Measures = json.loads(path.read_text()) if path.exists() else {}
+    known = {*ENVIRONMENT_NAMES, *FOREIGN_NAMES}
+    wanted = [name for name in dict.fromkeys(names) if name in known]
+    missing = [name for name in wanted if name not in kept]
+    if missing:
+        kept |= {name: measure(name) for name in missing}
+        lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(kept[k])}" for k in kept)
+        path.write_text(f"{{\n{lines}\n}}\n")
+    return {name: kept[name] for name in wanted}
+
+
+def hardness_table(names: Iterable[str], path: Path = FILE) -> Table | None:
+    """Set out size and hardness of environments; None where none is registered.
+
+    Parameters
+    ----------
+    names, path
+        See `read_hardness`.
+    """
+    found = read_hardness(names, path)
+    if not found:
         return None
     return table(
-        "Hardness, as in Colosseum. Diameter: the most steps, in expectation, from one "
-        "state to another by the fastest policy. Sub-optimality gap: the least loss by "
-        "an action that is not optimal. Value norm: the largest standard deviation of "
-        f"the optimal value after one step. Gamma {gamma:g}. Of a family of "
-        "processes, the first.",
+        "Hardness, as in Colosseum, over the states that can be reached. Diameter: the "
+        "largest expected number of steps, over pairs of different states, that the "
+        "fastest policy takes from one to the other; a step that terminates leads back "
+        "to the start. Sub-optimality gap: the smallest positive loss v*(s) - q*(s, a) "
+        "of an action. Value norm: the largest standard deviation of the optimal value "
+        "of the successor, over pairs. The last two are in units of reward. Large "
+        "diameters and small gaps are hard. "
+        f"Gamma {_GAMMA:g}. Of a family of processes, the first.",
         ["environment", "group", "states", "actions", *_MEASURES.values()],
-        lines,
+        [
+            [name, world_group(name), measures["n_states"], measures["n_actions"]]
+            + [_text(measures[key]) for key in _MEASURES]
+            for name, measures in found.items()
+        ],
     )
 
 
-def _measure(found: Any, key: str) -> Any:
-    value = found[key] if isinstance(found, dict) else getattr(found, key)
-    return value if value is None or isinstance(value, str) else float(value)
+def _text(value: float | None) -> str:
+    """Write a measure in four digits: gaps go down to 1e-6, norms up to 1e3."""
+    return "infinite" if value is None else f"{value:.4g}"

@@ -16,7 +16,6 @@ from pretraining.benchmark.report.coverage import coverage_tables
 from pretraining.benchmark.report.curves import falls_table
 from pretraining.benchmark.report.intervals import (
     Estimate,
-    interquartile_mean,
     tail_mean,
     worst_share,
 )
@@ -99,7 +98,7 @@ def offline_tables(rows: Sequence[Row], *, aggregates: bool = False) -> Tables:
     def main_row(name: str) -> list[Any]:
         row: list[Any] = [name, scores.estimate(name)]
         if aggregates:
-            row.append(interquartile_mean(scores.values(name)))
+            row.append(scores.interquartile_mean(name))
         row.append(scores.estimate(name, tail_mean))
         return row + [scores.estimate(name, behaviour=level) for level in behaviours]
 
@@ -168,9 +167,7 @@ def _tables_of_tabrl(groups: Sequence[Scores], *, aggregates: bool) -> Tables:
         scores, f"Offline. {_SCALE}", aggregates=aggregates
     )
     tails = {"10%-CVaR": lambda name: scores.estimate(name, tail_mean)}
-    quartiles = {
-        "interquartile mean": lambda name: interquartile_mean(scores.values(name))
-    }
+    quartiles = {"interquartile mean": lambda name: scores.interquartile_mean(name)}
     tables["short-offline"] = short_table(
         scores,
         f"{_SCALE} {len(scores.levels('environment'))} environments, "

@@ -14,7 +14,6 @@ from pretraining.benchmark.report.comparison import (
 )
 from pretraining.benchmark.report.intervals import (
     estimate,
-    interquartile_mean,
     upper_median,
 )
 from pretraining.benchmark.report.losses import loss_table
@@ -22,10 +21,21 @@ from pretraining.benchmark.report.rows import Row
 from pretraining.benchmark.report.scores import (
     Scores,
     by_number_of_seeds,
+    family,
     is_tabrl,
     tuned_name,
 )
 from pretraining.benchmark.report.table import STATED, Tables, table
+
+# What makes a run.
+_RUN = ("gamma", "environment", "method", "constant", "seed")
+# Parts in which every run lasts as long; the second is of foreign environments.
+_WHOLE_RUNS = ("regret", "foreign")
+_SOLVED = (
+    "Solved: the greedy policy has 0.95 of the optimal normalised value for 8 episodes "
+    "in a row. Gave up: it has not in the end, though pairs are left untried that it "
+    "knows how to reach."
+)
 
 
 def online_tables(rows: Sequence[Row], *, aggregates: bool = False) -> Tables:
@@ -44,7 +54,7 @@ def online_tables(rows: Sequence[Row], *, aggregates: bool = False) -> Tables:
         Tables by name.
     """
     tables: Tables = {}
-    if any(row["part"] == "regret" for row in rows):
+    if any(row["part"] in _WHOLE_RUNS for row in rows):
         tables |= _regret_tables(rows, aggregates=aggregates)
     seed_paper = [row for row in rows if row["part"] == "convergence"]
     if seed_paper:
@@ -121,13 +131,8 @@ def _regret_tables(rows: Sequence[Row], *, aggregates: bool) -> Tables:
         f"Regret over {n_episodes} episodes: lower is better, 0 is the optimal policy "
         f"throughout, {n_episodes} the uniform one."
     )
-    main_rows = []
-    for name in [*scores.methods, *scores.tuned]:
-        row: list[Any] = [name, scores.estimate(name)]
-        if aggregates:
-            row.append(interquartile_mean(scores.values(name)))
-        row += [scores.estimate(name, score=key) for key in ("is_solved", "gives_up")]
-        main_rows.append(row)
+    columns = ["mean regret", *["interquartile mean"] * aggregates]
+    columns += ["share solved", "share that gave up"]
     environments = environment_rows(scores, scores.methods)
     for few in fewer:
         for row in environment_rows(few, scores.methods):
@@ -136,16 +141,12 @@ def _regret_tables(rows: Sequence[Row], *, aggregates: bool) -> Tables:
     tables = {
         "online": table(
             f"{scale} {len(scores.seeds)} runs on each of {len(scores.cells)} "
-            "environments. Solved: the greedy policy has 0.95 of the optimal "
-            "normalised value for 8 episodes in a row. Gave up: it has not in the end, "
-            "though pairs are left untried that it knows how to reach. With "
-            f"{STATED}.",
+            f"environments. {_SOLVED} With {STATED}.",
+            ["method", *columns],
             [
-                *("method", "mean regret"),
-                *["interquartile mean"] * aggregates,
-                *("share solved", "share that gave up"),
+                [name, *_figures(scores, name, aggregates=aggregates)]
+                for name in [*scores.methods, *scores.tuned]
             ],
-            main_rows,
             digits=2,
         ),
         "online-environments": table(
@@ -156,6 +157,7 @@ def _regret_tables(rows: Sequence[Row], *, aggregates: bool) -> Tables:
             digits=1,
         ),
     }
+    tables |= _subset_tables([scores, *fewer], scale, columns, aggregates=aggregates)
     if any(map(is_tabrl, scores.methods)):
         tables["online-losses"] = loss_table(
             [scores, *fewer], ("environment",), scale, digits=1
@@ -163,9 +165,7 @@ def _regret_tables(rows: Sequence[Row], *, aggregates: bool) -> Tables:
         tables["online-comparison"] = comparison_table(
             scores, f"Online. {scale}", aggregates=aggregates, digits=1
         )
-        quartiles = {
-            "interquartile mean": lambda name: interquartile_mean(scores.values(name))
-        }
+        quartiles = {"interquartile mean": lambda name: scores.interquartile_mean(name)}
         solved = {
             "share solved": lambda name: scores.estimate(name, score="is_solved"),
         }
@@ -181,6 +181,72 @@ def _regret_tables(rows: Sequence[Row], *, aggregates: bool) -> Tables:
     return tables
 
 
+def _figures(scores: Scores, name: str, *, aggregates: bool) -> list[Any]:
+    """Regret of a method, the share of its runs that solve and that give up."""
+    figures: list[Any] = [scores.estimate(name)]
+    if aggregates:
+        figures.append(scores.interquartile_mean(name))
+    for key in ("is_solved", "gives_up"):
+        missing = np.isnan(scores.values(name, key)).any()
+        figures.append(None if missing else scores.estimate(name, score=key))
+    return figures
+
+
+def _subset_tables(
+    groups: Sequence[Scores], scale: str, columns: Sequence[str], *, aggregates: bool
+) -> Tables:
+    """Set out the methods that ran in some environments or with fewer runs.
+
+    Beside each stand tabrl and the variants of UCB-VI, on the same runs.
+    """
+    compared: list[tuple[Scores, list[str]]] = []
+    for whole in groups:
+        for scores in whole.subsets():
+            names = [
+                name
+                for name in scores.methods
+                if is_tabrl(name) or family(name) == "UCB-VI" or name in whole.partial
+            ]
+            compared.append((scores, names))
+    if not compared:
+        return {}
+    said = (
+        f"{scale} Methods that ran in some environments alone, or with fewer runs. On "
+        "the same runs: tabrl, and UCB-VI with the constant that is best on them."
+    )
+    shown = list(dict.fromkeys(name for _, names in compared for name in names))
+    by_environment = []
+    for scores, names in compared:
+        remark = f" ({len(scores.seeds)} runs)"
+        some = [name if name in names else "" for name in shown]
+        for row in environment_rows(scores, some):
+            by_environment.append([row[0] + remark, *row[1:]])
+    return {
+        "online-some-runs": table(
+            f"{said} {_SOLVED} With {STATED}.",
+            ["scored in", "method", *columns],
+            [
+                [
+                    f"{len(scores.cells)} environments x {len(scores.seeds)} runs",
+                    name,
+                    *_figures(scores, name, aggregates=aggregates),
+                ]
+                for scores, names in compared
+                for name in names
+            ],
+            digits=2,
+        ),
+        "online-some-runs-environments": table(
+            f"{said} Mean by environment, with {STATED}. A line is the environments "
+            "and runs that a method has in common with the others; '-': it did not "
+            "run in them.",
+            ["environment", *shown],
+            by_environment,
+            digits=1,
+        ),
+    }
+
+
 def regret_scores(rows: Iterable[Row]) -> list[Scores]:
     """Arrange the regrets of the online benchmark.
 
@@ -194,14 +260,19 @@ def regret_scores(rows: Iterable[Row]) -> list[Scores]:
     list of Scores
         A number of runs an environment each; that of most environments first.
     """
-    # DQN says nothing of what it left untried.
-    runs: list[Row] = [
-        {"gives_up": None, **row, "is_solved": row["solved"] is not None}
+    # DQN says nothing of what it left untried. A run that both parts have is the same
+    # in both.
+    runs = {
+        tuple(row[key] for key in _RUN): {
+            "gives_up": None,
+            **row,
+            "is_solved": row["solved"] is not None,
+        }
         for row in rows
-        if row["part"] == "regret"
-    ]
+        if row["part"] in _WHOLE_RUNS
+    }
     keys = ("gamma", "environment")
     return [
         Scores(part, keys, "regret", lower_is_better=True)
-        for part in by_number_of_seeds(runs, keys)
+        for part in by_number_of_seeds(runs.values(), keys)
     ]

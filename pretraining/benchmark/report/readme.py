@@ -43,15 +43,21 @@ _INTRODUCTION = """# Results of the benchmark
 
 Every policy is scored exactly, by a linear solve on the known process. The classical
 methods are shown with the constant that is best in each environment, chosen after
-seeing the scores; tabrl has none. `python -m pretraining.benchmark report FOLDER`
-writes this file from the result files of FOLDER, and a test checks it."""
-_TITLES = {
-    "losses": "Where tabrl loses",
-    "offline": "From a log",
-    "online": "Exploring",
-    "bandit": "Bernoulli bandits",
-    "speed": "Time and memory",
-    "other": "Environments and provenance",
+seeing the scores; tabrl has none. Environments of development were in use while tabrl
+was made; on the foreign ones nothing was chosen.
+`python -m pretraining.benchmark report FOLDER` writes this file from the result files
+of FOLDER, and a test checks it."""
+# With the beginnings of their tables' names, of which the longest that fits decides;
+# losses come first.
+_LOSSES = "Where tabrl loses"
+_SECTIONS = {
+    "From a log, environments of development": "offline",
+    "From a log, foreign environments": f"offline-{FOREIGN}",
+    "Exploring, environments of development": "online",
+    "Exploring, foreign environments": f"online-{FOREIGN}",
+    "Bernoulli bandits": "bandit",
+    "Time and memory": "speed",
+    "Environments and provenance": "",
 }
 
 
@@ -108,14 +114,22 @@ def results_text(summary: Mapping[str, Any]) -> str:
     summary : mapping
         From `summarise`.
     """
-    sections: dict[str, list[str]] = {key: [] for key in _TITLES}
-    for name, table in summary["tables"].items():
-        if not name.startswith("short-"):
-            sections[_section(name)].append(f"### {name}\n\n{markdown(table)}")
-    parts = [_INTRODUCTION]
-    for key, found in sections.items():
-        if found:
-            parts += [f"## {_TITLES[key]}", *found]
+    tables = {
+        name: table
+        for name, table in summary["tables"].items()
+        if not name.startswith("short-")
+    }
+    sections: dict[str, list[str]] = {title: [] for title in (_LOSSES, *_SECTIONS)}
+    for name in tables:
+        sections[_section(name)].append(name)
+    contents, parts = [], []
+    for title, names in sections.items():
+        if names:
+            links = ", ".join(f"[{name}](#{name})" for name in names)
+            contents.append(f"- {title}: {links}")
+            parts.append(f"## {title}")
+            parts += [f"### {name}\n\n{markdown(tables[name])}" for name in names]
+    parts = [_INTRODUCTION, "\n".join([*contents, "- [Pictures](#pictures)"]), *parts]
     captions = [f"- `{name}.png`: {text}" for name, text in PICTURES.items()]
     parts += [
         "## Pictures\n\n`report FOLDER --figures OUT` draws them into OUT, those for "
@@ -127,10 +141,11 @@ def results_text(summary: Mapping[str, Any]) -> str:
 
 
 def _section(name: str) -> str:
+    """Return the title of the section of a table."""
     if "-losses" in name:
-        return "losses"
-    kind = name.split("-")[0]
-    return kind if kind in _TITLES else "other"
+        return _LOSSES
+    fitting = [title for title, start in _SECTIONS.items() if name.startswith(start)]
+    return max(fitting, key=lambda title: len(_SECTIONS[title]))
 
 
 def check(text: str, expected: str, name: str) -> None:

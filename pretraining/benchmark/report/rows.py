@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import lzma
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pretraining.benchmark import environments
-from pretraining.benchmark.cells import read_results, sort_rows
+from pretraining.benchmark.cells import read_results
 
 Row = Mapping[str, Any]
 
@@ -43,14 +45,21 @@ def read_part(folder: Path, part: str) -> tuple[dict[str, Row], list[Row]]:
     headers : dict of str to mapping
         What made each file, by the file's name.
     rows : list of mappings
-        The rows of all files, sorted by `sort_rows`.
+        The rows of all files, in their order there.
     """
     headers: dict[str, Row] = {}
     rows: list[Row] = []
     for name, path in result_files(folder, part).items():
         headers[name], found = read_results(path)
         rows += found
-    return headers, sort_rows(rows)
+    return headers, rows
+
+
+def digest(path: Path) -> str:
+    """Hash what a result file says, compressed or not; sha256, its first 16 digits."""
+    data = path.read_bytes()
+    content = lzma.decompress(data) if path.suffix == ".xz" else data
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def world_group(environment: str) -> str:

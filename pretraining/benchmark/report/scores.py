@@ -13,6 +13,7 @@ from pretraining.benchmark.report.intervals import (
     Estimate,
     Statistic,
     bootstrap,
+    interquartile_means,
     interval,
     mean,
 )
@@ -166,7 +167,9 @@ class Scores:
         names.sort(key=lambda name: (not is_tabrl(name), name not in self.chosen))
         self.methods = [name for name in names if name in whole]
         self.partial = [name for name in names if name not in whole]
+        self._values: dict[tuple[str, str], NDArray[np.float64]] = {}
         self._draws: dict[tuple[str, Statistic, str], NDArray[np.float64]] = {}
+        self._middles: dict[str, Estimate] = {}
 
     def _n_scores(self, name: str) -> int:
         return sum(map(len, self._table[name].values()))
@@ -237,7 +240,11 @@ class Scores:
         score : str, optional
             Another score of its rows than the one by which constants were chosen.
         """
-        return self._array(name, self.cells, self.seeds, score)
+        key = name, score or self.score
+        if key not in self._values:
+            self._values[key] = self._array(name, self.cells, self.seeds, score)
+            self._values[key].flags.writeable = False
+        return self._values[key]
 
     def by_cell(self, name: str) -> dict[Cell, NDArray[np.float64]]:
         """Return the scores (seeds,) of a method in each of its cells."""
@@ -287,6 +294,55 @@ class Scores:
         mask = self.where(self.cells, **conditions)
         low, high = interval(self._draws[key][mask])
         return [float(statistic(values[mask]).mean()), low, high]
+
+    def subsets(self) -> list[Scores]:
+        """Return the scores anew on the cells and seeds of the partial methods.
+
+        Returns
+        -------
+        list of Scores
+            One for each set of cells and seeds. All methods that were scored on the
+            whole of a set are compared on it, and constants are those of the best
+            mean in it.
+        """
+        parts: dict[tuple[tuple[Cell, ...], tuple[int, ...]], None] = {}
+        for name in self.partial:
+            table = self._table[name]
+            cells = tuple(cell for cell in self.cells if cell in table)
+            if cells:
+                seeds = tuple(seed for seed in self.seeds if seed in table[cells[0]])
+                parts[cells, seeds] = None
+        names = [name for name in self._table if name not in self.chosen]
+        return [
+            Scores(
+                [
+                    self._table[name][cell][seed]
+                    for name in names
+                    for cell in cells
+                    for seed in seeds
+                    if seed in self._table[name].get(cell, {})
+                ],
+                self.keys,
+                self.score,
+                lower_is_better=self.sign < 0,
+            )
+            for cells, seeds in parts
+            if seeds
+        ]
+
+    def interquartile_mean(self, name: str) -> Estimate:
+        """Return the mean of the middle half of a method's scores, with its interval.
+
+        Parameters
+        ----------
+        name : str
+            A method scored everywhere.
+        """
+        if not self._middles:
+            names = [*self.methods, *self.tuned]
+            found = interquartile_means(np.stack([self.values(n) for n in names]))
+            self._middles = dict(zip(names, found, strict=True))
+        return self._middles[name]
 
 
 def is_tabrl(name: str) -> bool:

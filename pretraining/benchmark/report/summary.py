@@ -10,7 +10,12 @@ from typing import Any
 from pretraining.benchmark.report.hardness import hardness_table
 from pretraining.benchmark.report.intervals import require_rliable
 from pretraining.benchmark.report.readme import ReportError
-from pretraining.benchmark.report.rows import Row, read_part
+from pretraining.benchmark.report.rows import (
+    Row,
+    digest,
+    read_part,
+    result_files,
+)
 from pretraining.benchmark.report.table import Table, Tables, table
 from pretraining.benchmark.report.tables import PARTS, part_tables
 
@@ -33,8 +38,8 @@ def summarise(folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        `provenance`, the header of each file, `checkpoint`, the sha256 that all have
-        in common, and `tables`.
+        `provenance`, the header of each file and a `digest` of it; `checkpoint`, the
+        sha256 that all have in common; and `tables`.
 
     Raises
     ------
@@ -47,7 +52,11 @@ def summarise(folder: Path) -> dict[str, Any]:
     names: list[str] = []
     for part in PARTS:
         found, rows = read_part(folder, part)
-        headers |= {name: _without_paths(header) for name, header in found.items()}
+        files = result_files(folder, part)
+        headers |= {
+            name: _without_paths(header) | {"digest": digest(files[name])}
+            for name, header in found.items()
+        }
         if rows:
             tables |= part_tables(part, rows, aggregates=True)
         names += [row["environment"] for row in rows if "environment" in row]

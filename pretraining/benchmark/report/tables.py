@@ -13,6 +13,11 @@ from pretraining.benchmark.report.rows import DEVELOPMENT, FOREIGN, Row, of_grou
 from pretraining.benchmark.report.speed import speed_tables
 from pretraining.benchmark.report.table import Tables
 
+_FOREIGN = (
+    "Foreign environments, which nothing was chosen on; where a name is that of a "
+    "family, each seed has a process of its own."
+)
+
 
 def part_tables(
     part: str, rows: Iterable[Mapping[str, Any]], *, aggregates: bool = False
@@ -43,6 +48,8 @@ def part_tables(
         found: Sequence[Row] = of_group(ordered, group)
         if found:
             for name, table in tables_of(found, aggregates=aggregates).items():
+                if group == FOREIGN:
+                    table["caption"] = f"{_FOREIGN} {table['caption']}"
                 tables[_name(name, part, group)] = table
     return tables
 
