@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tabrl._labels import is_missing
+
 
 def common_unit(columns: Sequence[NDArray]) -> list[NDArray]:
     """Return arrays of dates (or of durations) in one unit.
@@ -134,8 +136,7 @@ def as_python(time: np.datetime64 | np.timedelta64) -> Any:
 def all_times(labels: Iterable[Any]) -> bool:
     """Return whether all labels but missing ones are dates without a zone."""
     return all(
-        label is None or label != label or _as_datetime64(label) is not None
-        for label in labels
+        is_missing(label) or _as_datetime64(label) is not None for label in labels
     )
 
 

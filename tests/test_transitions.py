@@ -1008,3 +1008,8 @@ def test_swapped_columns_without_names():
     order = "read in the order state, action, reward, next_state, terminated"
     with pytest.raises(ValueError, match=order):
         read_transitions(unnamed([*right[:3], "terminated", "next_state"]))
+
+
+def test_missing_of_pandas_beside_times():
+    times = np.array(["2024-01-01T05", "2024-01-02T05"], "M8[ns]")
+    assert codes_of(times, [pd.NA, FIVE]) == [0, 1, -1, 0]
