@@ -262,5 +262,8 @@ def is_missing(label: Any) -> bool:
     if label is None:
         return True
     # pandas.NA equals nothing, and answers neither yes nor no when asked.
-    differs = label != label
+    try:
+        differs = label != label
+    except ArithmeticError:  # a signalling NaN, which cannot be hashed either
+        return False
     return not isinstance(differs, bool | np.bool_) or bool(differs)
