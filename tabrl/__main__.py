@@ -103,32 +103,46 @@ def _parser() -> argparse.ArgumentParser:
     download.set_defaults(run=_download)
 
     fit = commands.add_parser("fit", help="write the policy of a log as a table")
-    fit.add_argument(
-        "log",
-        type=Path,
-        metavar="LOG",
-        help="CSV, parquet, feather or JSON lines, "
-        "compressed perhaps; a folder of parquet files; - for standard input",
-    )
-    fit.add_argument("--encoding", default="utf-8", help="of a CSV; default: utf-8")
-    fit.add_argument(
-        "--gamma", type=float, default=0.99, help="discount factor; default: 0.99"
-    )
+    _add_log(fit)
     fit.add_argument(
         "-o",
         "--output",
         type=Path,
         help=".csv or .parquet; default: CSV on standard output",
     )
-    fit.add_argument(
+    fit.set_defaults(run=_fit)
+
+    report = commands.add_parser(
+        "report", help="write a page that shows the policy of a log to people"
+    )
+    _add_log(report)
+    report.add_argument("-o", "--output", type=Path, required=True, help="an HTML file")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_log(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of a command that learns from a log."""
+    command.add_argument(
+        "log",
+        type=Path,
+        metavar="LOG",
+        help="CSV, parquet, feather or JSON lines, "
+        "compressed perhaps; a folder of parquet files; - for standard input",
+    )
+    command.add_argument("--encoding", default="utf-8", help="of a CSV; default: utf-8")
+    command.add_argument(
+        "--gamma", type=float, default=0.99, help="discount factor; default: 0.99"
+    )
+    command.add_argument(
         "--checkpoint",
         default="auto",
         help="folder or org/name[@revision]; default: the bundled one",
     )
-    fit.add_argument(
+    command.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, ...; default: auto"
     )
-    fit.add_argument(
+    command.add_argument(
         "--reward-range",
         type=float,
         nargs=2,
@@ -136,8 +150,6 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="smallest and largest possible reward of a step; default: unknown",
     )
-    fit.set_defaults(run=_fit)
-    return parser
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -181,6 +193,22 @@ def _download(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
+    # What is wrong with these should not wait for a large log.
+    write = _writer(arguments.output)
+    policy = _fitted(arguments)
+    if arguments.output is None:
+        _write_text(policy, sys.stdout)
+        return
+    with replacing(arguments.output) as file:
+        write(policy, file)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    _fitted(arguments).report(arguments.output)
+
+
+def _fitted(arguments: argparse.Namespace) -> OfflinePolicyEstimator:
+    """Return the policy of a log that is read in parts."""
     policy = OfflinePolicyEstimator(
         gamma=arguments.gamma,
         checkpoint=arguments.checkpoint,
@@ -189,7 +217,6 @@ def _fit(arguments: argparse.Namespace) -> None:
         random_state=0,
     )
     # What is wrong with these should not wait for a large log.
-    write = _writer(arguments.output)
     load_network(arguments.checkpoint, check_device(arguments.device))
     total: tuple[Any, Any, Any] | None = None
     names, rows = None, 0
@@ -211,12 +238,7 @@ def _fit(arguments: argparse.Namespace) -> None:
         )
     states, _, statistics = total
     warn_of_dead_ends(statistics, states)
-    policy._plan(*total, names)
-    if arguments.output is None:
-        _write_text(policy, sys.stdout)
-        return
-    with replacing(arguments.output) as file:
-        write(policy, file)
+    return policy._plan(*total, names)
 
 
 def _batches(path: Path, encoding: str) -> Iterator[Any]:

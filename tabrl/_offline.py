@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +28,8 @@ from tabrl._checks import (
 )
 from tabrl._codes import encode, factorise
 from tabrl._dead_ends import warn_of_dead_ends
+from tabrl._files import replacing
+from tabrl._html import notebook_summary
 from tabrl._inference import at_quantile, most_probable, solve
 from tabrl._labels import as_labels
 from tabrl._persistence import (
@@ -39,6 +42,7 @@ from tabrl._persistence import (
     whole,
     write,
 )
+from tabrl._report import report_page
 from tabrl._statistics import Statistics
 from tabrl._transitions import Transitions, read_transitions
 
@@ -291,6 +295,31 @@ class OfflinePolicyEstimator(BaseEstimator):
         codes = self._codes(states)
         return at_quantile(self._values[:, codes], quantile)
 
+    def report(self, path: str | os.PathLike[str], title: str | None = None) -> None:
+        """Write a page that shows the policy to people: one HTML file.
+
+        The answer comes first: what the policy is worth beside what the log did, and
+        how sure that is. A table that can be sorted and searched has the action of
+        each state beside today's. Warnings and coverage follow. The page loads nothing
+        from elsewhere.
+
+        Parameters
+        ----------
+        path : str or path
+            Replaced if there is such a file; a failure leaves it as it was.
+        title : str, optional
+            Heading of the page.
+
+        Raises
+        ------
+        NotFittedError
+            If the policy is not fitted.
+        """
+        check_is_fitted(self)
+        page = report_page(self, title).encode()
+        with replacing(path) as file:
+            file.write(page)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted policy to one file that holds no pickle.
 
@@ -455,6 +484,21 @@ class OfflinePolicyEstimator(BaseEstimator):
                 "with partial_fit, drop them, or fit with handle_unknown='infer'."
             )
         return codes
+
+    @property
+    def _repr_html_(self) -> Callable[[], str]:
+        """scikit-learn's diagram, and what the policy knows."""
+        diagram = super()._repr_html_  # no attribute where its option says text
+        return lambda: diagram() + self._known()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] += self._known()
+        return bundle
+
+    def _known(self) -> str:
+        return notebook_summary(self) if hasattr(self, "statistics_") else ""
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
