@@ -369,6 +369,7 @@ class RegretDisplay(_Display):
             colour = self.line_.get_color()
             ax.fill_between(episodes, *ends, color=colour, alpha=0.2, linewidth=0)
         ax.set(xlabel="episode", ylabel="cumulative regret")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         if style["label"] is not None:
             ax.legend(frameon=False)
         return self
