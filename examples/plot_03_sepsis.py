@@ -171,7 +171,9 @@ print(f"Share of patients who survive, exactly; mean of {N_SEEDS} logs\n")
 print(f"{'stays in the log':24}" + "".join(f"{n:>9,}" for n in SIZES))
 for name, by_size in means.items():
     print(f"{name:24}" + "".join(f"{by_size[n]:9.4f}" for n in SIZES))
-print(f"\nclinicians {today:.4f}, optimum {optimum:.4f}, random {survival(uniform):.4f}")
+print(
+    f"\nclinicians {today:.4f}, optimum {optimum:.4f}, random {survival(uniform):.4f}"
+)
 for n in SIZES:
     best = max(means, key=lambda name, n=n: means[name][n])
     behind = "" if best == "tabrl" else f", tabrl {means['tabrl'][n]:.4f}"

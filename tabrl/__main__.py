@@ -193,30 +193,9 @@ def _download(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
+    policy = _unfitted(arguments)
     # What is wrong with these should not wait for a large log.
     write = _writer(arguments.output)
-    policy = _fitted(arguments)
-    if arguments.output is None:
-        _write_text(policy, sys.stdout)
-        return
-    with replacing(arguments.output) as file:
-        write(policy, file)
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    _fitted(arguments).report(arguments.output)
-
-
-def _fitted(arguments: argparse.Namespace) -> OfflinePolicyEstimator:
-    """Return the policy of a log that is read in parts."""
-    policy = OfflinePolicyEstimator(
-        gamma=arguments.gamma,
-        checkpoint=arguments.checkpoint,
-        device=arguments.device,
-        reward_range=arguments.reward_range,
-        random_state=0,
-    )
-    # What is wrong with these should not wait for a large log.
     load_network(arguments.checkpoint, check_device(arguments.device))
     total: tuple[Any, Any, Any] | None = None
     names, rows = None, 0
@@ -238,7 +217,36 @@ def _fitted(arguments: argparse.Namespace) -> OfflinePolicyEstimator:
         )
     states, _, statistics = total
     warn_of_dead_ends(statistics, states)
-    return policy._plan(*total, names)
+    policy._plan(*total, names)
+    if arguments.output is None:
+        _write_text(policy, sys.stdout)
+        return
+    with replacing(arguments.output) as file:
+        write(policy, file)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    policy = _unfitted(arguments)
+    tables = list(_with_progress(_batches(arguments.log, arguments.encoding)))
+    if not tables:
+        raise ValueError(
+            f"LOG must have at least one row. Found none in {arguments.log}."
+        )
+    import pyarrow as pa
+
+    # As a whole: where episodes start and what they returned is not in the counts.
+    policy.fit(pa.concat_tables(tables)).report(arguments.output)
+
+
+def _unfitted(arguments: argparse.Namespace) -> OfflinePolicyEstimator:
+    """Return the estimator that the arguments describe."""
+    return OfflinePolicyEstimator(
+        gamma=arguments.gamma,
+        checkpoint=arguments.checkpoint,
+        device=arguments.device,
+        reward_range=arguments.reward_range,
+        random_state=0,
+    )
 
 
 def _batches(path: Path, encoding: str) -> Iterator[Any]:
@@ -247,7 +255,7 @@ def _batches(path: Path, encoding: str) -> Iterator[Any]:
         import tqdm  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"tabrl fit needs pyarrow and tqdm ({error}). Install them: "
+            f"Reading a log needs pyarrow and tqdm ({error}). Install them: "
             "pip install 'tabrl[cli]'."
         ) from error
     return read_batches(path, encoding)

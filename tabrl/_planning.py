@@ -209,12 +209,58 @@ class SparseProcess:
         """
         n_states, n_actions = r.shape
         at = np.arange(n_states)
-        reward = r[at, action]
-        edges = self.edges[at * n_actions + action]
-        itself = self.itself[at, action]
-        siblings = self.siblings[at, action]
-        predecessors = self.predecessors[at, action]
-        anywhere = self.anywhere[at, action] / n_states
+        return self._solve(
+            r[at, action],
+            self.edges[at * n_actions + action],
+            self.itself[at, action],
+            self.siblings[at, action],
+            self.predecessors[at, action],
+            self.anywhere[at, action] / n_states,
+            guess,
+            accuracy,
+        )
+
+    def evaluate_policy(
+        self,
+        r: NDArray,
+        pi: NDArray,
+        guess: NDArray | None = None,
+        accuracy: float = _ACCURACY,
+    ) -> NDArray:
+        """Return the values (S,) of a policy (S, A) that may be random.
+
+        It solves (I - gamma P_pi) v = r_pi, as accurately as `evaluate`.
+        """
+        n_states, n_actions = r.shape
+        rows = np.arange(n_states + 1) * n_actions
+        columns = np.arange(n_states * n_actions)
+        mix = sparse.csr_array(
+            (pi.ravel(), columns, rows), shape=(n_states, n_states * n_actions)
+        )
+        return self._solve(
+            (pi * r).sum(1),
+            mix @ self.edges,
+            (pi * self.itself).sum(1),
+            (pi * self.siblings).sum(1),
+            (pi * self.predecessors).sum(1),
+            (pi * self.anywhere).sum(1) / n_states,
+            np.zeros(n_states) if guess is None else guess,
+            accuracy,
+        )
+
+    def _solve(
+        self,
+        reward: NDArray,
+        edges: sparse.csr_array,
+        itself: NDArray,
+        siblings: NDArray,
+        predecessors: NDArray,
+        anywhere: NDArray,
+        guess: NDArray,
+        accuracy: float,
+    ) -> NDArray:
+        """Return the values (S,) of a chain whose parts are those of the process."""
+        n_states = len(reward)
         if n_states <= _DENSE_STATES:
             dense = edges.toarray() + np.diag(itself) + anywhere[:, None]
             dense += siblings[:, None] * self.siblings_of.toarray()

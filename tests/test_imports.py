@@ -28,6 +28,10 @@ ORDER = (
     "_inference",
     "_checkpoint",
     "_persistence",
+    "_allowed",
+    "_episodes",
+    "_draws",
+    "_policy_value",
     "_reading",
     "_environments",
     "_encoder",
@@ -70,6 +74,10 @@ THIRD_PARTY = {
     "_exploration": {"numpy", "torch"},
     "_planning": {"numpy", "scipy", "torch"},
     "_inference": {"numpy", "torch"},
+    "_allowed": {"numpy", "narwhals"},
+    "_episodes": {"numpy"},
+    "_draws": {"numpy", "torch"},
+    "_policy_value": {"numpy", "scipy", "torch"},
 }
 
 
