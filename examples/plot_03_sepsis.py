@@ -229,12 +229,21 @@ print(f"\nFigure: {Path('sepsis.png').resolve()}")
 # worth beside today's and how sure that is, the action of every state beside today's,
 # and where that rests on thin data.
 
-policy.report("sepsis.html", title="Sepsis: treatment policy from 8,000 stays")
+policy.report("sepsis.html", title=f"Sepsis: a policy from {SIZES[-1]:,} stays")
 page = Path("sepsis.html").resolve()
-value, behaviour = policy.policy_value(), policy.behaviour_value()
 print(f"Page: {page}, {page.stat().st_size / 1e6:.2f} MB")
-print(
-    f"It estimates {value.value:.3f} ({value.low:.3f} to {value.high:.3f}) for the "
-    f"policy, discounted; the exact value is "
-    f"{start @ (pi * action_values(P, R, pi, GAMMA)).sum(axis=1):.3f}."
-)
+
+# %%
+# Here the truth is known, so the page can be checked.
+
+value, behaviour = policy.policy_value(), policy.behaviour_value()
+for name, estimate, pi_exact in (
+    ("tabrl", value, pi),
+    ("clinicians", behaviour, clinicians),
+):
+    exact = start @ (pi_exact * action_values(P, R, pi_exact, GAMMA)).sum(axis=1)
+    holds = "holds" if estimate.low <= exact <= estimate.high else "misses"
+    print(
+        f"Discounted value of {name}: estimated {estimate.value:.3f}, 80 % interval "
+        f"{estimate.low:.3f} to {estimate.high:.3f}. It {holds} the exact {exact:.3f}."
+    )

@@ -234,7 +234,12 @@ def _answer(policy: Any, d: Decisions) -> dict[str, str]:
 def _verdict(probability: float) -> str:
     if not math.isfinite(probability):
         return "The log does not say whether this policy is better than today's."
-    sure = f"The probability that it is better is {_percent(probability)}."
+    # It is a share of a few hundred draws, which never says for sure.
+    if probability > 0.99:
+        share = "over 99\N{NO-BREAK SPACE}%"
+    else:
+        share = "under 1\N{NO-BREAK SPACE}%" if probability < 0.01 else _percent(probability)
+    sure = f"Judged from this log alone, the probability that it is better is {share}."
     if probability >= 0.95:
         return f"<b>Very likely better than today.</b> {sure}"
     if probability >= 0.8:

@@ -101,10 +101,12 @@ def test_the_answer_comes_first(page):
 @pytest.mark.parametrize(
     ("probability", "words"),
     [
+        (1.0, "is over 99\N{NO-BREAK SPACE}%."),
         (0.96, "Very likely better"),
         (0.85, "Probably better"),
         (0.5, "cannot tell"),
         (0.1, "Probably not better"),
+        (0.0, "is under 1\N{NO-BREAK SPACE}%."),
         (np.nan, "does not say"),
     ],
 )
