@@ -13,8 +13,10 @@ One estimator for logs, one agent that explores, both from the same checkpoint:
 
 from tabrl._checkpoint import CheckpointError, fetch_checkpoint
 from tabrl._dead_ends import DeadEndWarning
+from tabrl._evaluation import SmallSampleWarning
 from tabrl._offline import OfflinePolicyEstimator
 from tabrl._online import OnlineAgent
+from tabrl._policy_value import PolicyValue
 
 __version__ = "0.1.0"
 
@@ -23,6 +25,8 @@ __all__ = [
     "DeadEndWarning",
     "OfflinePolicyEstimator",
     "OnlineAgent",
+    "PolicyValue",
+    "SmallSampleWarning",
     "__version__",
     "fetch_checkpoint",
 ]
