@@ -15,8 +15,10 @@ from tabrl import datasets
 from tabrl._checkpoint import CheckpointError, fetch_checkpoint
 from tabrl._dead_ends import DeadEndWarning
 from tabrl._display import ActionValueDisplay, PolicyDisplay, RegretDisplay
+from tabrl._evaluation import SmallSampleWarning
 from tabrl._offline import OfflinePolicyEstimator
 from tabrl._online import OnlineAgent
+from tabrl._policy_value import PolicyValue
 
 __version__ = "0.1.0"
 
@@ -27,7 +29,9 @@ __all__ = [
     "OfflinePolicyEstimator",
     "OnlineAgent",
     "PolicyDisplay",
+    "PolicyValue",
     "RegretDisplay",
+    "SmallSampleWarning",
     "__version__",
     "datasets",
     "fetch_checkpoint",

@@ -155,7 +155,7 @@ def read_allowed(given: Any, X: Any, data: Transitions) -> AllowedActions | None
     ValueError, TypeError
         If it is in none of these forms, or both were given.
     """
-    column = _column(X)
+    column = column_of(X, COLUMN)
     if given is None:
         return None if column is None else _of_rows(column, data)
     if column is not None:
@@ -198,15 +198,17 @@ def check_taken(allowed: AllowedActions | None, data: Transitions) -> None:
         )
 
 
-def _column(X: Any) -> Any:
-    """Return the column of a table, None if there is none."""
+def column_of(X: Any, name: str) -> Any:
+    """Return a column of a table, None if there is none, or no table."""
     if isinstance(X, Mapping):
-        return X.get(COLUMN)
+        return X.get(name)
     if isinstance(X, np.ndarray):
-        return X[COLUMN] if COLUMN in (X.dtype.names or ()) else None
+        return X[name] if name in (X.dtype.names or ()) else None
     frame = nw.from_native(X, pass_through=True)
-    if isinstance(frame, nw.DataFrame) and COLUMN in frame.columns:
-        return frame[COLUMN]
+    if isinstance(frame, nw.LazyFrame):
+        frame = frame.select(name).collect() if name in frame.collect_schema() else None
+    if isinstance(frame, nw.DataFrame) and name in frame.columns:
+        return frame[name]
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tabrl._codes import factorise
-from tabrl._columns import table_columns
 from tabrl._labels import as_labels
 from tabrl._persistence import check_array
 from tabrl._transitions import Transitions
@@ -94,13 +94,15 @@ class Episodes:
         )
 
 
-def read_episodes(X: Any, data: Transitions, gamma: float) -> Episodes | None:
+def read_episodes(
+    columns: Mapping[str, Any], data: Transitions, gamma: float
+) -> Episodes | None:
     """Return the episodes of a log, None where they are not known.
 
     Parameters
     ----------
-    X : table or None
-        The log, where it is a whole table.
+    columns : mapping of str to array-like
+        Those of the log that there are of ``episode``, ``step`` and ``truncated``.
     data : Transitions
         What was read of it.
     gamma : float
@@ -111,7 +113,7 @@ def read_episodes(X: Any, data: Transitions, gamma: float) -> Episodes | None:
     Episodes or None
         See `order_episodes`.
     """
-    ordered = order_episodes(X, data)
+    ordered = order_episodes(columns, data)
     if ordered is None:
         return None
     order, first = ordered
@@ -143,14 +145,14 @@ def steps_of(
 
 
 def order_episodes(
-    X: Any, data: Transitions
+    columns: Mapping[str, Any], data: Transitions
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """Return the rows in the order of episodes, and where each of them begins.
 
     Parameters
     ----------
-    X : table or None
-        The log, where it is a whole table.
+    columns : mapping of str to array-like
+        Those of the log that there are of ``episode``, ``step`` and ``truncated``.
     data : Transitions
         What was read of it.
 
@@ -163,7 +165,6 @@ def order_episodes(
         other one leads to the state of the next. They must be whole: None where a row
         within an episode does not lead to the next one.
     """
-    columns = {} if X is None else table_columns(X)[0]
     n = len(data.state)
     if "episode" in columns:
         order = _sorted_rows(*(_used(columns, name, data) for name in _SORT_BY))
@@ -189,7 +190,7 @@ def order_episodes(
 _SORT_BY = ("episode", "step")
 
 
-def _used(columns: dict[str, Any], name: str, data: Transitions) -> NDArray | None:
+def _used(columns: Mapping[str, Any], name: str, data: Transitions) -> NDArray | None:
     """Return a column of the rows that were used, None if there is none."""
     if name not in columns:
         return None

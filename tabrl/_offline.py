@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from tabrl._allowed import AllowedActions, check_taken, read_allowed
+from tabrl._allowed import AllowedActions, check_taken, column_of, read_allowed
 from tabrl._batch import StatisticsBatch
 from tabrl._checkpoint import CheckpointError, load_network
 from tabrl._checks import (
@@ -28,16 +29,25 @@ from tabrl._checks import (
     check_handle_unknown,
     check_min_visits,
     check_reward_range,
+    check_size,
     restored_device,
     some,
 )
 from tabrl._codes import encode, factorise
+from tabrl._columns import table_columns
+from tabrl._coverage import as_table, coverage
 from tabrl._dead_ends import warn_of_dead_ends
-from tabrl._episodes import Episodes, read_episodes
+from tabrl._episodes import Episodes, order_episodes, read_episodes
+from tabrl._evaluation import (
+    FEW_EPISODES,
+    SmallSampleWarning,
+    read_propensities,
+    weighted_doubly_robust,
+)
 from tabrl._files import replacing
 from tabrl._html import notebook_summary
 from tabrl._inference import at_quantile, most_probable, solve
-from tabrl._labels import as_labels
+from tabrl._labels import as_labels, objects, python_values
 from tabrl._persistence import (
     check_array,
     pack_random_state,
@@ -52,6 +62,7 @@ from tabrl._policy_value import (
     DrawnValues,
     PolicyValue,
     draw_values,
+    evaluate_mean,
     of_draws,
     of_returns,
 )
@@ -270,7 +281,7 @@ class OfflinePolicyEstimator(BaseEstimator):
                 stacklevel=2,
             )
         warn_of_dead_ends(statistics, states, stacklevel=2)
-        episodes = read_episodes(table, data, self.gamma)
+        episodes = read_episodes(_columns(table), data, self.gamma)
         if episodes is not None and self._episodes is not None:
             old, new = (encode(known, states) for known in (self.states_, data.states))
             episodes = self._episodes.relabel(old).joined(episodes.relabel(new))
@@ -441,30 +452,165 @@ class OfflinePolicyEstimator(BaseEstimator):
         drawn = self._draw()
         return float((drawn.policy > drawn.behaviour).mean())
 
-    def report(self, path: str | os.PathLike[str], title: str | None = None) -> None:
-        """Write a page that shows the policy to people: one HTML file.
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        reward: Any = None,
+        next_state: Any = None,
+        terminated: Any = None,
+        truncated: Any = None,
+        episode: Any = None,
+        step: Any = None,
+        propensity: Any = None,
+        gamma: float = 0.99,
+    ) -> float:
+        """Estimate what the policy is worth from a log that it was not fitted to.
 
-        The answer comes first: what the policy is worth beside what the log did, and
-        how sure that is. A table that can be sorted and searched has the action of
-        each state beside today's. Warnings and coverage follow. The page loads nothing
-        from elsewhere.
+        For model selection, `sklearn.model_selection.GridSearchCV` for example, over
+        how states are binned and over ``gamma``. With ``propensity`` it is the
+        weighted doubly robust estimate, whose model is the posterior mean process of
+        the log given here, and whose weights are used for as many steps as ten
+        episodes count for; without, the model's value alone, which believes that the
+        states tell all that matters. In states that the fit did not see the policy
+        is that of `handle_unknown` "infer", or uniform.
 
         Parameters
         ----------
-        path : str or path
-            Replaced if there is such a file; a failure leaves it as it was.
-        title : str, optional
-            Heading of the page.
+        X : table or array-like
+            The log, or with ``y`` its states alone, as in `fit`; with the column
+            ``propensity`` where it is known.
+        y : array-like of shape (n,), optional
+            The actions, if ``X`` holds the states alone.
+        reward, next_state, terminated, truncated, episode, step : array-like, optional
+            The other columns, if ``X`` holds the states alone. Without ``next_state``
+            the next row of the ``episode`` gives it: in a pipeline, which transforms
+            ``X`` alone, leave it out.
+        propensity : array-like of shape (n,), optional
+            Probability with which the behaviour took the action of each row.
+        gamma : float, default=0.99
+            Discount factor of the estimate. It is not that of the plan, so that
+            estimators that plan with different ones can be compared.
+
+        Returns
+        -------
+        float
+            Expected discounted sum of the rewards of an episode; higher is better.
 
         Raises
         ------
-        NotFittedError
-            If the policy is not fitted.
+        ValueError, TypeError
+            If the log is not as described, or there is ``propensity`` but the episodes
+            are not whole.
+
+        Warns
+        -----
+        SmallSampleWarning
+            If fewer than ten episodes count, by their weights. Their number is in
+            ``effective_sample_size_``, None without ``propensity``.
         """
         check_is_fitted(self)
-        page = report_page(self, title).encode()
-        with replacing(path) as file:
-            file.write(page)
+        data, columns = self._read_held_out(
+            *(X, y),
+            *(reward, next_state, terminated, truncated, episode, step, propensity),
+        )
+        order, first = order_episodes(columns, data) or (None, None)
+        code, pi, v, q = self._evaluate_in(data, check_gamma(gamma))
+        value = np.append(v, 0.0)  # of the end
+        after = np.where(data.terminated, -1, code[data.next_state])
+        state, self.effective_sample_size_ = code[data.state], None
+        if "propensity" not in columns:
+            starts = state if order is None else state[order[first]]
+            return float(v[starts].mean())
+        if order is None or first is None:
+            raise ValueError(
+                "With propensity, the episodes of the log must be known and whole. "
+                "Found rows that do not lead to the next one. Give 'episode', and "
+                "split by it: sklearn.model_selection.GroupKFold with groups=episode."
+            )
+        behaviour = read_propensities(columns["propensity"], data)
+        ratio = pi[state, data.action] / behaviour
+        error = data.reward + gamma * value[after] - q[state, data.action]
+        estimate = weighted_doubly_robust(
+            *(ratio[order], error[order], v[state[order[first]]], first, gamma)
+        )
+        self.effective_sample_size_ = estimate.effective_sample_size
+        if estimate.effective_sample_size < FEW_EPISODES:
+            warnings.warn(
+                f"{len(first)} episodes count as {estimate.effective_sample_size:.1f}: "
+                "the policy seldom does what the log did. The score uses importance "
+                f"weights for the first {estimate.n_steps} steps of an episode, and "
+                "the model of the process from there on.",
+                SmallSampleWarning,
+                stacklevel=2,
+            )
+        return estimate.value
+
+    def coverage_report(self, min_rows: int = 10) -> Any:
+        """Return how far the policy rests on data, state by state.
+
+        Parameters
+        ----------
+        min_rows : int, default=10
+            An action that was tried less often than this in its state is thin.
+
+        Returns
+        -------
+        pandas.DataFrame, or dict of str to array where pandas is not installed
+            A row for each state in which something is decided, those first where more
+            data are worth most.
+
+            - ``state``, and ``visits``, the rows of the log that start there;
+            - ``action``, that of `predict`, ``probability``, that of `predict_proba`,
+              and ``action_visits``, the rows that took it;
+            - ``behaviour_action``, the most frequent one of the log (None where the
+              log has no row), and ``behaviour_probability``, the share of the rows
+              that took ``action``: the policy leaves the data where it is small;
+            - ``visit_share``, the share of the policy's own discounted visits;
+            - ``thin_share``, the part of it whose actions are thin: its sum is the
+              share of all visits that rest on fewer than `min_rows` rows;
+            - ``information_value``, what it would be worth to know the process before
+              deciding in this state, in units of the rewards.
+
+        Examples
+        --------
+        >>> log = {"state": [0, 0] * 50, "action": [0, 1] * 50, "reward": [1, 2] * 50,
+        ...        "next_state": [0, 0] * 50, "terminated": [True] * 100}
+        >>> report = OfflinePolicyEstimator(random_state=0).fit(log).coverage_report()
+        >>> int(report["action"][0]), float(report["thin_share"].sum().round(3))
+        (1, 0.0)
+        """
+        check_size("min_rows", min_rows)
+        device = check_device(self.device)
+        active, batch = self._batch()
+        weights = self._start_weights(None)[active]
+        network = load_network(self.checkpoint, device)
+        pi = self._policy[active]
+        columns = coverage(
+            *(network, batch, device, pi, weights / weights.sum(), min_rows)
+        )
+        n = batch.n[0].numpy()
+        visits, row, action = n.sum(1), np.arange(len(active)), self._greedy[active]
+        usual = self.actions_.astype(object)[n.argmax(1)]
+        usual[visits == 0] = None
+        known = active < len(self.states_)
+        table = {
+            "state": self.states_[active[known]],
+            "visits": visits.astype(int),
+            "action": self.actions_[action],
+            "probability": pi[row, action],
+            "action_visits": n[row, action].astype(int),
+            "behaviour_action": usual,
+            "behaviour_probability": n[row, action] / np.maximum(visits, 1),
+            **columns,
+        }
+        order = np.argsort(-columns["information_value"][known], kind="stable")
+        return as_table(
+            {name: values[: known.sum()][order] for name, values in table.items()}
+        )
+from tabrl._files import replacing
+from tabrl._html import notebook_summary
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted policy to one file that holds no pickle.
@@ -585,7 +731,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         warn_of_dead_ends(statistics, data.states, stacklevel=3)
         return self._plan(
             *(data.states, data.actions, statistics, data.state_names, data.columns),
-            *(allowed, read_episodes(table, data, self.gamma)),
+            *(allowed, read_episodes(_columns(table), data, self.gamma)),
         )
 
     def _plan(
@@ -677,19 +823,71 @@ class OfflinePolicyEstimator(BaseEstimator):
         active = self.statistics_.active_states
         return np.where(active, np.cumsum(active) - 1, -1)
 
-    def _draw(self, start: Any = None) -> DrawnValues:
-        """Return values in draws from the posterior; those of the default are kept."""
+    def _batch(self) -> tuple[NDArray[np.int64], StatisticsBatch]:
+        """Return what was planned in: codes of its states, and their statistics."""
         check_is_fitted(self)
-        if start is None and self._drawn is not None:
-            return self._drawn
-        device = check_device(self.device)
-        active, batch = _decided(
+        return _decided(
             self.statistics_,
             check_gamma(self.gamma),
             check_reward_range(self.reward_range),
             self.allowed_actions_,
             self._infers,
         )
+
+    def _read_held_out(
+        self, X: Any, y: Any, *given: Any
+    ) -> tuple[Transitions, dict[str, Any]]:
+        """Return a log to score on, and those of its columns that it does not need."""
+        names = ("reward", "next_state", "terminated", "truncated", "episode", "step")
+        columns = {
+            name: column
+            for name, column in zip((*names, "propensity"), given, strict=True)
+            if column is not None
+        }
+        taken = {name: columns.get(name) for name in names if name != "truncated"}
+        if y is None and list(columns) == ["propensity"]:
+            taken = {}
+        data = read_transitions(X, y, **taken, state_names=self.state_names_)
+        if y is None:
+            columns = _columns(X) | columns
+            propensity = column_of(X, "propensity")
+            if propensity is not None:
+                columns.setdefault("propensity", propensity)
+        return data, columns
+
+    def _evaluate_in(
+        self, data: Transitions, gamma: float
+    ) -> tuple[NDArray[np.int64], NDArray, NDArray, NDArray]:
+        """Return the policy and its values in the posterior mean process of a log.
+
+        First comes where each state of the log is in the tables that follow, -1 where
+        nothing is decided: the policy (S, A), its columns by the actions of the log
+        and then those that it lacks, and its values (S,) and (S, A) in reward units.
+        """
+        more = self.actions_[encode(self.actions_, data.actions) < 0]
+        actions = [*python_values(data.actions), *python_values(more)]
+        column = encode(objects(actions), self.actions_)
+        n_actions = len(actions)
+        statistics = replace(_count(data), n_actions=n_actions)
+        device = check_device(self.device)
+        active, batch = _decided(
+            statistics, gamma, check_reward_range(self.reward_range), None, False
+        )
+        pi = self._policy[encode(data.states[active], self.states_)]
+        pi = np.where(column >= 0, pi[:, column], 0.0)
+        network = load_network(self.checkpoint, device)
+        v, q = evaluate_mean(network, batch, device, pi)
+        code = np.full(len(data.states), -1)
+        code[active] = np.arange(len(active))
+        return code, pi, v, q
+
+    def _draw(self, start: Any = None) -> DrawnValues:
+        """Return values in draws from the posterior; those of the default are kept."""
+        check_is_fitted(self)
+        if start is None and self._drawn is not None:
+            return self._drawn
+        device = check_device(self.device)
+        active, batch = self._batch()
         weights = self._start_weights(start)
         drawn = draw_values(
             load_network(self.checkpoint, device),
@@ -755,6 +953,11 @@ class OfflinePolicyEstimator(BaseEstimator):
         return {name: value for name, value in state.items() if name != "_drawn"}
 
     @property
+    def classes_(self) -> NDArray:
+        """The actions, by the name that scikit-learn's tools look for."""
+        return self.actions_
+
+    @property
     def _repr_html_(self) -> Callable[[], str]:
         """scikit-learn's diagram, and what the policy knows."""
         diagram = super()._repr_html_  # no attribute where its option says text
@@ -774,6 +977,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         tags.target_tags.required = False
         tags.input_tags.categorical = True
         tags.input_tags.string = True
+        tags.input_tags.sparse = True
         tags.no_validation = True
         return tags
 
@@ -884,6 +1088,11 @@ def _count(data: Transitions) -> Statistics:
         len(data.states),
         len(data.actions),
     )
+
+
+def _columns(table: Any) -> dict[str, Any]:
+    """Return the columns of a table, none where there is no table."""
+    return {} if table is None else table_columns(table)[0]
 
 
 def _merge(

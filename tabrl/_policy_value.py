@@ -16,6 +16,7 @@ from tabrl._episodes import Episodes
 from tabrl._exploration import exploration_features
 from tabrl._inference import computing, infer
 from tabrl._network import Network
+from tabrl._planning import SparseProcess
 
 # A probability is then known to 0.035 or better, a width of an interval to 5 %.
 _N_DRAWS = 200
@@ -135,23 +136,49 @@ def _continuation(episodes: Episodes, v: NDArray[np.float64]) -> NDArray[np.floa
     return np.where(episodes.last < 0, 0.0, episodes.discount * v[episodes.last])
 
 
+def evaluate_mean(
+    network: Network,
+    batch: StatisticsBatch,
+    device: torch.device,
+    pi: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the values (S,) and (S, A) of a policy in the posterior mean process.
+
+    They are in units of the rewards; for the arguments see `draw_values`.
+    """
+    features, _, posterior = infer(network, batch, device)
+    with computing(batch):
+        process = SparseProcess(posterior, features)
+        reward = posterior.reward[1, 0].cpu().numpy()
+        v = process.evaluate_policy(reward, pi)
+        q = process.action_values(reward, v)
+    scale = float(features.scale)
+    return scale * v, scale * q
+
+
 def of_draws(draws: NDArray[np.float64], interval: float) -> PolicyValue:
     """Return mean and interval of values in draws of the posterior.
 
-    The interval is the mean and so many standard deviations to both sides as hold the
-    share ``interval`` of a normal distribution. Quantiles of the draws would be wrong
-    where the true value is the largest that can be, as in a process without chance:
-    all draws lie on one side of it then, however near.
+    The interval reaches z lower semideviations below the mean and z upper ones above
+    it, z being the width that holds the share ``interval`` of a normal distribution: a
+    semideviation is the root mean square of the deviations to one side. It is the
+    usual interval of a normal posterior, and short on the short side of a skewed one.
+    Quantiles of the draws would be wrong where the true value is the largest that can
+    be, as in a process without chance: all draws are below it then, however near.
 
     Examples
     --------
-    >>> value, low, high = of_draws(np.array([1.0, 2.0, 3.0]), interval=0.6827)
+    >>> value, low, high = of_draws(np.array([0.0, 3.0, 3.0]), interval=0.6827)
     >>> round(value, 3), round(low, 3), round(high, 3)
-    (2.0, 1.0, 3.0)
+    (2.0, 0.0, 3.0)
     """
     mean = float(draws.mean())
-    width = float(stats.norm.ppf((1 + interval) / 2) * draws.std(ddof=1))
-    return PolicyValue(mean, mean - width, mean + width)
+    z = float(stats.norm.ppf((1 + interval) / 2))
+    below, above = (
+        float(np.sqrt(np.mean((draws[side] - mean) ** 2)))
+        for side in (draws <= mean, draws >= mean)
+    )
+    return PolicyValue(mean, mean - z * below, mean + z * above)
 
 
 def of_returns(episodes: Episodes, drawn: DrawnValues, interval: float) -> PolicyValue:

@@ -33,7 +33,7 @@ _MOST_STATES = 50_000
 # Bars of actions: what fits a screen.
 _MOST_ACTIONS = 15
 # Rows of the coverage table: the worst are enough on a page.
-_MOST_COVERED = 20
+_MOST_COVERED = 10
 # Edges of the numbers of rows behind a decision.
 _EDGES = (0, 1, THIN, 20, 100, 1000)
 
@@ -49,6 +49,17 @@ _COLUMNS = (
     ("tried", "count", "Rows of action", "of the policy's action in this state"),
     ("share", "share", "Share of today's", "among the rows of this state"),
 )
+
+# Columns of the coverage report that the page shows, with their headings.
+_COVERAGE = {
+    "state": "State",
+    "action": "Policy",
+    "action_visits": "Rows of action",
+    "behaviour_action": "Today",
+    "visits": "Rows",
+    "visit_share": "Share of the policy's visits",
+    "information_value": "Worth of knowing",
+}
 
 
 @dataclass(frozen=True)
@@ -238,7 +249,11 @@ def _verdict(probability: float) -> str:
     if probability > 0.99:
         share = "over 99\N{NO-BREAK SPACE}%"
     else:
-        share = "under 1\N{NO-BREAK SPACE}%" if probability < 0.01 else _percent(probability)
+        share = (
+            "under 1\N{NO-BREAK SPACE}%"
+            if probability < 0.01
+            else _percent(probability)
+        )
     sure = f"Judged from this log alone, the probability that it is better is {share}."
     if probability >= 0.95:
         return f"<b>Very likely better than today.</b> {sure}"
@@ -339,33 +354,33 @@ def _coverage(policy: Any, d: Decisions) -> str:
 
 
 def _coverage_table(policy: Any) -> str:
-    import narwhals as nw
-
-    frame = nw.from_native(policy.coverage_report(), eager_only=True)
-    if not len(frame):
-        return "<p>The policy nowhere leaves the data.</p>"
-    head = "".join(f"<th scope='col'>{_cell(name)}</th>" for name in frame.columns)
+    """Return where more data would help most, and how much is thin."""
+    report = policy.coverage_report(min_rows=THIN)
+    columns = {name: list(report[name])[:_MOST_COVERED] for name in _COVERAGE}
+    thin = float(np.sum(np.asarray(report["thin_share"], float)))
+    head = "".join(f"<th scope='col'>{title}</th>" for title in _COVERAGE.values())
     body = "".join(
-        f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>"
-        for row in frame.head(_MOST_COVERED).iter_rows()
+        f"<tr>{''.join(map(_cell, _COVERAGE, row))}</tr>"
+        for row in zip(*columns.values(), strict=True)
     )
-    more = len(frame) - _MOST_COVERED
-    rest = f'<p class="note">And {more:,} more.</p>' if more > 0 else ""
     return (
+        f"<p>Of all visits that the policy itself would make, <b>{_percent(thin)}</b> "
+        f"take an action that the log has fewer than {THIN} times in its state.</p>"
         "<h3>Where more data would help most</h3>"
         f'<div class="scroll" tabindex="0"><table class="plain"><thead><tr>{head}</tr>'
-        f"</thead><tbody>{body}</tbody></table></div>{rest}"
+        f"</thead><tbody>{body}</tbody></table></div>"
+        '<p class="note">Worth of knowing: what it would be worth to know the process '
+        "before deciding in this state, in units of the rewards.</p>"
     )
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return number_text(float(value))
-    if isinstance(value, int | np.integer):
-        return f"{value:,}"
-    return html.escape(label_text(value))
+def _cell(name: str, value: Any) -> str:
+    if name in ("state", "action", "behaviour_action"):
+        return f"<td>{html.escape('-' if value is None else label_text(value))}</td>"
+    text = _percent(value) if name.endswith("share") else number_text(float(value))
+    if name.endswith("visits"):
+        text = f"{value:,}"
+    return f"<td class='number'>{text}</td>"
 
 
 def _actions(policy: Any, d: Decisions) -> str:

@@ -32,6 +32,8 @@ ORDER = (
     "_episodes",
     "_draws",
     "_policy_value",
+    "_coverage",
+    "_evaluation",
     "_reading",
     "_environments",
     "_encoder",
@@ -77,6 +79,8 @@ THIRD_PARTY = {
     "_allowed": {"numpy", "narwhals"},
     "_episodes": {"numpy"},
     "_draws": {"numpy", "torch"},
+    "_coverage": {"numpy", "torch", "pandas"},
+    "_evaluation": {"numpy"},
     "_policy_value": {"numpy", "scipy", "torch"},
 }
 

@@ -36,9 +36,7 @@ def estimates(monkeypatch):
         ),
     }
     for name, value in said.items():
-        monkeypatch.setattr(
-            OfflinePolicyEstimator, name, lambda self, v=value: v, raising=False
-        )
+        monkeypatch.setattr(OfflinePolicyEstimator, name, lambda self, v=value, **_: v)
     return said
 
 
@@ -95,6 +93,7 @@ def test_the_answer_comes_first(page):
         "Very likely better than today. The probability that it is better is 97"
         in (shown[:120])
     )
+    assert "25 % take an action that the log has fewer than 5 times" in shown
     assert "1.25 (80 % interval 0.900 to 1.50), today 0.800 (0.750 to 0.860)" in shown
 
 
