@@ -609,8 +609,31 @@ class OfflinePolicyEstimator(BaseEstimator):
         return as_table(
             {name: values[: known.sum()][order] for name, values in table.items()}
         )
-from tabrl._files import replacing
-from tabrl._html import notebook_summary
+
+    def report(self, path: str | os.PathLike[str], title: str | None = None) -> None:
+        """Write a page that shows the policy to people: one HTML file.
+
+        The answer comes first: what the policy is worth beside what the log did, and
+        how sure that is. A table that can be sorted and searched has the action of
+        each state beside today's. Warnings and coverage follow. The page loads nothing
+        from elsewhere.
+
+        Parameters
+        ----------
+        path : str or path
+            Replaced if there is such a file; a failure leaves it as it was.
+        title : str, optional
+            Heading of the page.
+
+        Raises
+        ------
+        NotFittedError
+            If the policy is not fitted.
+        """
+        check_is_fitted(self)
+        page = report_page(self, title).encode()
+        with replacing(path) as file:
+            file.write(page)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted policy to one file that holds no pickle.
