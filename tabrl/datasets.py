@@ -215,9 +215,9 @@ def from_vector_rollout(
     ValueError
         If the shapes do not fit each other.
     """
-    state = _array("observations", observations)
+    state = np.asarray(observations)
     columns = {
-        "action": _array("actions", actions),
+        "action": np.asarray(actions),
         "reward": np.asarray(rewards, np.float64),
         "terminated": np.asarray(terminations, bool),
         "truncated": np.asarray(truncations, bool),
