@@ -11,18 +11,28 @@ One estimator for logs, one agent that explores, both from the same checkpoint:
     agent.predict(states)
 """
 
+from tabrl import datasets
 from tabrl._checkpoint import CheckpointError, fetch_checkpoint
 from tabrl._dead_ends import DeadEndWarning
+from tabrl._display import ActionValueDisplay, PolicyDisplay, RegretDisplay
+from tabrl._evaluation import SmallSampleWarning
 from tabrl._offline import OfflinePolicyEstimator
 from tabrl._online import OnlineAgent
+from tabrl._policy_value import PolicyValue
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActionValueDisplay",
     "CheckpointError",
     "DeadEndWarning",
     "OfflinePolicyEstimator",
     "OnlineAgent",
+    "PolicyDisplay",
+    "PolicyValue",
+    "RegretDisplay",
+    "SmallSampleWarning",
     "__version__",
+    "datasets",
     "fetch_checkpoint",
 ]

@@ -103,32 +103,46 @@ def _parser() -> argparse.ArgumentParser:
     download.set_defaults(run=_download)
 
     fit = commands.add_parser("fit", help="write the policy of a log as a table")
-    fit.add_argument(
-        "log",
-        type=Path,
-        metavar="LOG",
-        help="CSV, parquet, feather or JSON lines, "
-        "compressed perhaps; a folder of parquet files; - for standard input",
-    )
-    fit.add_argument("--encoding", default="utf-8", help="of a CSV; default: utf-8")
-    fit.add_argument(
-        "--gamma", type=float, default=0.99, help="discount factor; default: 0.99"
-    )
+    _add_log(fit)
     fit.add_argument(
         "-o",
         "--output",
         type=Path,
         help=".csv or .parquet; default: CSV on standard output",
     )
-    fit.add_argument(
+    fit.set_defaults(run=_fit)
+
+    report = commands.add_parser(
+        "report", help="write a page that shows the policy of a log to people"
+    )
+    _add_log(report)
+    report.add_argument("-o", "--output", type=Path, required=True, help="an HTML file")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_log(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of a command that learns from a log."""
+    command.add_argument(
+        "log",
+        type=Path,
+        metavar="LOG",
+        help="CSV, parquet, feather or JSON lines, "
+        "compressed perhaps; a folder of parquet files; - for standard input",
+    )
+    command.add_argument("--encoding", default="utf-8", help="of a CSV; default: utf-8")
+    command.add_argument(
+        "--gamma", type=float, default=0.99, help="discount factor; default: 0.99"
+    )
+    command.add_argument(
         "--checkpoint",
         default="auto",
         help="folder or org/name[@revision]; default: the bundled one",
     )
-    fit.add_argument(
+    command.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, ...; default: auto"
     )
-    fit.add_argument(
+    command.add_argument(
         "--reward-range",
         type=float,
         nargs=2,
@@ -136,8 +150,6 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="smallest and largest possible reward of a step; default: unknown",
     )
-    fit.set_defaults(run=_fit)
-    return parser
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -181,13 +193,7 @@ def _download(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    policy = OfflinePolicyEstimator(
-        gamma=arguments.gamma,
-        checkpoint=arguments.checkpoint,
-        device=arguments.device,
-        reward_range=arguments.reward_range,
-        random_state=0,
-    )
+    policy = _unfitted(arguments)
     # What is wrong with these should not wait for a large log.
     write = _writer(arguments.output)
     load_network(arguments.checkpoint, check_device(arguments.device))
@@ -219,13 +225,37 @@ def _fit(arguments: argparse.Namespace) -> None:
         write(policy, file)
 
 
+def _report(arguments: argparse.Namespace) -> None:
+    policy = _unfitted(arguments)
+    tables = list(_with_progress(_batches(arguments.log, arguments.encoding)))
+    if not tables:
+        raise ValueError(
+            f"LOG must have at least one row. Found none in {arguments.log}."
+        )
+    import pyarrow as pa
+
+    # As a whole: where episodes start and what they returned is not in the counts.
+    policy.fit(pa.concat_tables(tables)).report(arguments.output)
+
+
+def _unfitted(arguments: argparse.Namespace) -> OfflinePolicyEstimator:
+    """Return the estimator that the arguments describe."""
+    return OfflinePolicyEstimator(
+        gamma=arguments.gamma,
+        checkpoint=arguments.checkpoint,
+        device=arguments.device,
+        reward_range=arguments.reward_range,
+        random_state=0,
+    )
+
+
 def _batches(path: Path, encoding: str) -> Iterator[Any]:
     try:
         import pyarrow  # noqa: F401
         import tqdm  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"tabrl fit needs pyarrow and tqdm ({error}). Install them: "
+            f"Reading a log needs pyarrow and tqdm ({error}). Install them: "
             "pip install 'tabrl[cli]'."
         ) from error
     return read_batches(path, encoding)

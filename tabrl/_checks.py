@@ -13,6 +13,14 @@ from numpy.typing import NDArray
 def check_gamma(gamma: Any) -> float:
     if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number):
         raise TypeError(f"gamma must be a number in [0, 1). Got {gamma!r}.")
+    if gamma == 1:
+        raise ValueError(
+            "gamma must lie in [0, 1). Got 1. Without a discount, a policy of states "
+            "alone is not the best one over a limited number of steps, for what is "
+            "best depends on how many are left. For tasks of at most H steps give "
+            "1 - 1 / H; or make the steps that are left a part of the state, with "
+            "terminated at zero, and a gamma near 1 such as 0.9999."
+        )
     if not 0 <= gamma < 1:
         raise ValueError(f"gamma must lie in [0, 1). Got {gamma}.")
     return float(gamma)
@@ -36,6 +44,25 @@ def check_reward_range(
             "follows an end."
         )
     return low, high
+
+
+def check_min_visits(min_visits: Any) -> int:
+    if isinstance(min_visits, bool) or not isinstance(min_visits, int | np.integer):
+        raise TypeError(f"min_visits must be an integer. Got {min_visits!r:.80}.")
+    if min_visits < 0:
+        raise ValueError(f"min_visits must be 0 or more. Got {min_visits}.")
+    return int(min_visits)
+
+
+def check_fraction(name: str, value: Any, open_ends: bool = False) -> float:
+    """Refuse what is no number from 0 to 1, these two included or not."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name} must be a number. Got {value!r:.80}.")
+    inside = 0 < value < 1 if open_ends else 0 <= value <= 1
+    if not inside:
+        ends = "(0, 1)" if open_ends else "[0, 1]"
+        raise ValueError(f"{name} must lie in {ends}. Got {value}.")
+    return float(value)
 
 
 def check_handle_unknown(handle_unknown: Any) -> str:

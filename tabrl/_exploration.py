@@ -120,14 +120,32 @@ def draw_posterior(
     if spread == 0:
         return replace(posterior, reward=(posterior.mean_reward + worth + bonus)[None])
 
-    def gamma(concentration: Tensor) -> Tensor:
-        drawn = rng.standard_gamma(concentration.clamp(min=0).cpu().numpy())
-        return torch.from_numpy(drawn).to(concentration)
-
     n_states = features.known.sum(-1).clamp(min=1)
     narrowed = spread * (1 - (1 - exploration.random_share) ** 4)
     narrowed = narrowed / (1 + n_states.log2() / 4).sqrt()
     width = narrowed.clamp(min=1e-3)[:, None, None]
+    drawn = draw_process(posterior, features, exploration, width, rng)
+    return replace(drawn, reward=drawn.reward + bonus)
+
+
+def draw_process(
+    posterior: Posterior,
+    features: Features,
+    exploration: ExplorationFeatures,
+    width: Tensor,
+    rng: np.random.Generator,
+) -> Posterior:
+    """Return a process drawn from the posterior, its rewards of shape (1, B, S, A).
+
+    ``width`` broadcasts to (B, S, A) and multiplies the standard deviations, as
+    ``spread`` does in `draw_posterior`: 1 is what the posterior says.
+    """
+    worth = posterior.reward[1] - posterior.mean_reward  # of unseen states
+
+    def gamma(concentration: Tensor) -> Tensor:
+        drawn = rng.standard_gamma(concentration.clamp(min=0).cpu().numpy())
+        return torch.from_numpy(drawn).to(concentration)
+
     visits = posterior.weight[0] / width**2
     parts = torch.stack(
         [
@@ -158,7 +176,7 @@ def draw_posterior(
     mean = posterior.mean_reward + width * deviation * noise
     return replace(
         posterior,
-        reward=(mean + worth * more + bonus)[None],
+        reward=(mean + worth * more)[None],
         edge_prob=edges,
         itself=parts[0],
         siblings=parts[1],

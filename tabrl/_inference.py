@@ -26,7 +26,7 @@ _borrowed: list[int] = []  # the caller's number of threads, once for all under 
 
 
 @contextmanager
-def _computing(batch: StatisticsBatch) -> Iterator[None]:
+def computing(batch: StatisticsBatch) -> Iterator[None]:
     """Compute without gradients, what is small on one thread.
 
     Threads wait for each other at every operation. Where another program has one of
@@ -50,22 +50,23 @@ def infer(
     network: Network, batch: StatisticsBatch, device: torch.device
 ) -> tuple[Features, Tokens, Posterior]:
     """Return what the network reads and what it makes of it."""
-    with _computing(batch):
+    with computing(batch):
         features = build_features(batch).to(device)
         return features, *network(features)
 
 
 def solve(
-    network: Network, batch: StatisticsBatch, device: torch.device
+    network: Network, batch: StatisticsBatch, device: torch.device, risk: float = 0.0
 ) -> tuple[NDArray, NDArray]:
     """Return action values (3, S, A) in reward units and log policy (S, A).
 
     The batch holds one data set. Actions that are not allowed have probability zero,
-    and the value of the best allowed action if they are worth more.
+    and the value of the best allowed action if they are worth more. The policy is
+    decided on (1 - risk) q_0.5 + risk q_0.1 in place of the median q_0.5.
     """
     features, tokens, posterior = infer(network, batch, device)
     allowed = _mask(batch)
-    with _computing(batch):
+    with computing(batch):
         process = SparseProcess(posterior, features)
         rewards = posterior.reward[:, 0].cpu().numpy()
         middle = plan_sparse(process, rewards[1], allowed=allowed)
@@ -78,7 +79,7 @@ def solve(
                 best = plan.max(1)
                 forbidden = process.action_values(r, best)
                 plan[:] = np.where(allowed, plan, np.minimum(forbidden, best[:, None]))
-        planned = torch.from_numpy(q[:, None]).to(device)
+        planned = torch.from_numpy(_averse(q, risk)[:, None]).to(device)
         decision = network.decide(tokens, features, planned)
     log_policy = decision.policy[0].cpu().numpy()
     if allowed is not None:
@@ -91,6 +92,14 @@ def solve(
     if not math.isnan(low):
         values = values.clip(min(low, 0) / (1 - gamma), max(high, 0) / (1 - gamma))
     return values, log_policy
+
+
+def _averse(q: NDArray, risk: float) -> NDArray:
+    """Return the plans (3, S, A) with the middle one moved towards the low one."""
+    if not risk:
+        return q
+    low = np.minimum(q[0], q[1])  # the heads are learned one by one
+    return np.stack([low, (1 - risk) * q[1] + risk * low, q[2]])
 
 
 def solve_to_explore(
@@ -106,7 +115,7 @@ def solve_to_explore(
     both numbers of the network's rule times ``optimism``.
     """
     features, _, posterior = infer(network, batch, device)
-    with _computing(batch):
+    with computing(batch):
         spread, untried = network.optimism
         rule = (optimism * spread, optimism * untried)
         exploration = exploration_features(batch).to(device)

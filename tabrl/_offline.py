@@ -5,30 +5,49 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from tabrl._allowed import AllowedActions, check_taken, column_of, read_allowed
 from tabrl._batch import StatisticsBatch
 from tabrl._checkpoint import load_network, refuse_not_finite
 from tabrl._checks import (
+    as_float,
     check_device,
+    check_fraction,
     check_gamma,
     check_handle_unknown,
+    check_min_visits,
     check_reward_range,
+    check_size,
     restored_device,
     some,
 )
 from tabrl._codes import encode, factorise
+from tabrl._columns import table_columns
+from tabrl._coverage import as_table, coverage
 from tabrl._dead_ends import warn_of_dead_ends
+from tabrl._episodes import Episodes, order_episodes, read_episodes
+from tabrl._evaluation import (
+    FEW_EPISODES,
+    SmallSampleWarning,
+    read_propensities,
+    weighted_doubly_robust,
+)
+from tabrl._files import replacing
+from tabrl._html import notebook_summary
 from tabrl._inference import at_quantile, most_probable, solve
-from tabrl._labels import as_labels
+from tabrl._labels import as_labels, objects, python_values
 from tabrl._persistence import (
     check_array,
     pack_random_state,
@@ -39,6 +58,15 @@ from tabrl._persistence import (
     whole,
     write,
 )
+from tabrl._policy_value import (
+    DrawnValues,
+    PolicyValue,
+    draw_values,
+    evaluate_mean,
+    of_draws,
+    of_returns,
+)
+from tabrl._report import report_page
 from tabrl._statistics import Statistics
 from tabrl._transitions import Transitions, read_transitions
 
@@ -71,6 +99,13 @@ class OfflinePolicyEstimator(BaseEstimator):
         What to say of a state that is not in the log: nothing, or what the network
         infers for a state without data from all the others (that one action is costly
         wherever it was tried, say).
+    min_visits : int, default=0
+        An action that was tried less often than this in its state is not taken where
+        the state has another that was.
+    risk : float, default=0.0
+        From 0 to 1, how much the choice looks at what may go wrong: the network decides
+        on ``(1 - risk) * q_0.5 + risk * q_0.1`` in place of the median ``q_0.5``, q
+        being the levels of `action_values`.
 
     Attributes
     ----------
@@ -86,6 +121,12 @@ class OfflinePolicyEstimator(BaseEstimator):
     columns_ : dict of str to str or int
         Which column of the log was read as what, of the last one given: its name, or
         its position where it has none. Empty where columns were given one by one.
+    allowed_actions_ : bool array of shape (n_states, n_actions) or None
+        Which actions each state allows, by the order of ``states_`` and ``actions_``;
+        None if nothing was said of it.
+    n_episodes_ : int
+        Number of episodes seen, from which start states and returns are known; 0 if
+        the log does not tell them.
 
     See Also
     --------
@@ -108,6 +149,9 @@ class OfflinePolicyEstimator(BaseEstimator):
     array(['wait', 'walk'], dtype=object)
     """
 
+    # Values in draws from the posterior, once somebody asked for them.
+    _drawn: DrawnValues | None = None
+
     # For metadata routing the states are the X of predict, not something beside it.
     __metadata_request__predict: ClassVar = {"states": UNUSED}
     __metadata_request__predict_proba: ClassVar = {"states": UNUSED}
@@ -120,6 +164,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         reward_range: tuple[float, float] | None = None,
         random_state: int | np.random.RandomState | None = None,
         handle_unknown: str = "error",
+        min_visits: int = 0,
+        risk: float = 0.0,
     ) -> None:
         self.gamma = gamma
         self.checkpoint = checkpoint
@@ -127,6 +173,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         self.reward_range = reward_range
         self.random_state = random_state
         self.handle_unknown = handle_unknown
+        self.min_visits = min_visits
+        self.risk = risk
 
     def fit(
         self,
@@ -136,6 +184,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         reward: Any = None,
         next_state: Any = None,
         terminated: Any = None,
+        allowed_actions: Any = None,
     ) -> OfflinePolicyEstimator:
         """Read a log and plan.
 
@@ -151,6 +200,20 @@ class OfflinePolicyEstimator(BaseEstimator):
             The actions, if ``X`` holds the states alone.
         reward, next_state, terminated : array-like of shape (n,), optional
             The other columns, if ``X`` holds the states alone.
+        allowed_actions : mapping, callable, data frame or array, optional
+            Which actions each state allows; by default all do. One of
+
+            - a mapping of each state to a collection of its actions;
+            - a callable that takes a state and returns such a collection;
+            - a pandas data frame of booleans, the states as index and the actions as
+              columns;
+            - a boolean array, where states and actions are the integers from 0 on: row
+              i is state i, column j is action j;
+            - a column ``allowed_actions`` of the log, which holds a collection in each
+              row, the same one in all rows of a state. States that are only led to
+              then allow all actions.
+
+            Actions that are not in the log do not count.
 
         Returns
         -------
@@ -164,11 +227,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             not changed.
         """
         data = self._read(X, y, reward, next_state, terminated)
-        statistics = _count(data)
-        warn_of_dead_ends(statistics, data.states, stacklevel=2)
-        return self._plan(
-            data.states, data.actions, statistics, data.state_names, data.columns
-        )
+        return self._plan_first(X if y is None else None, data, allowed_actions)
 
     def partial_fit(
         self,
@@ -178,6 +237,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         reward: Any = None,
         next_state: Any = None,
         terminated: Any = None,
+        allowed_actions: Any = None,
     ) -> OfflinePolicyEstimator:
         """Add transitions to those seen so far and plan again.
 
@@ -189,20 +249,26 @@ class OfflinePolicyEstimator(BaseEstimator):
         ----------
         X, y, reward, next_state, terminated
             As in `fit`.
+        allowed_actions : mapping, callable, data frame or array, optional
+            As in `fit`. States that were named before and are not named now keep what
+            they allowed.
 
         Returns
         -------
         OfflinePolicyEstimator
             The estimator itself.
         """
+        table = X if y is None else None
         if not hasattr(self, "statistics_"):
             data = self._read(X, y, reward, next_state, terminated)
-            statistics = _count(data)
-            warn_of_dead_ends(statistics, data.states, stacklevel=2)
-            return self._plan(
-                data.states, data.actions, statistics, data.state_names, data.columns
-            )
+            return self._plan_first(table, data, allowed_actions)
         data = self._read(X, y, reward, next_state, terminated, self.state_names_)
+        allowed = read_allowed(allowed_actions, table, data)
+        if allowed is None or self._allowed is None:
+            allowed = self._allowed if allowed is None else allowed
+        else:
+            allowed = self._allowed.updated(allowed)
+        check_taken(allowed, data)
         states, actions, statistics = _merge(
             self.states_, self.actions_, self.statistics_, data
         )
@@ -215,7 +281,16 @@ class OfflinePolicyEstimator(BaseEstimator):
                 stacklevel=2,
             )
         warn_of_dead_ends(statistics, states, stacklevel=2)
-        return self._plan(states, actions, statistics, data.state_names, data.columns)
+        episodes = read_episodes(_columns(table), data, self.gamma)
+        if episodes is not None and self._episodes is not None:
+            old, new = (encode(known, states) for known in (self.states_, data.states))
+            episodes = self._episodes.relabel(old).joined(episodes.relabel(new))
+        else:
+            episodes = None
+        return self._plan(
+            *(states, actions, statistics, data.state_names, data.columns),
+            *(allowed, episodes),
+        )
 
     def predict(self, states: Any) -> NDArray:
         """Return the most probable action of each state.
@@ -236,8 +311,13 @@ class OfflinePolicyEstimator(BaseEstimator):
         ValueError
             If a state is not in the log and `handle_unknown` is "error".
         """
-        codes = self._codes(states)
-        return self.actions_[self._greedy[codes]]
+        states, codes = self._codes(states)
+        choice = self._greedy[codes]
+        masks = self._unknown_masks(states, codes)
+        if masks is not None:
+            unknown = codes < 0
+            choice[unknown] = np.where(masks, self._policy[-1], -1.0).argmax(1)
+        return self.actions_[choice]
 
     def predict_proba(self, states: Any) -> NDArray[np.float64]:
         """Return the policy: the probability with which to take each action.
@@ -260,8 +340,13 @@ class OfflinePolicyEstimator(BaseEstimator):
         ValueError
             If a state is not in the log and `handle_unknown` is "error".
         """
-        codes = self._codes(states)
-        return self._policy[codes]
+        states, codes = self._codes(states)
+        policy = self._policy[codes]
+        masks = self._unknown_masks(states, codes)
+        if masks is not None:
+            allowed = masks * policy[codes < 0]
+            policy[codes < 0] = allowed / allowed.sum(1, keepdims=True)
+        return policy
 
     def action_values(
         self, states: Any, quantile: float | None = None
@@ -288,8 +373,267 @@ class OfflinePolicyEstimator(BaseEstimator):
             If a state is not in the log and `handle_unknown` is "error", or if the
             level is out of range.
         """
-        codes = self._codes(states)
+        _, codes = self._codes(states)
         return at_quantile(self._values[:, codes], quantile)
+
+    def policy_value(self, start: Any = None, interval: float = 0.8) -> PolicyValue:
+        """Return what the policy of `predict_proba` is worth, with an interval.
+
+        It is solved exactly in 200 processes drawn from the posterior. The same fitted
+        policy always gets the same answer.
+
+        Parameters
+        ----------
+        start : array-like of labels or mapping of labels to weights, optional
+            Where episodes start; of a list each label counts once. By default the
+            first states of the log's episodes where these are known, that is where
+            ``n_episodes_`` is not 0, else all states by their visits.
+        interval : float, default=0.8
+            Probability that the interval shall hold the value, in (0, 1).
+
+        Returns
+        -------
+        PolicyValue
+            Named tuple of ``value, low, high``: expected discounted sum of the rewards
+            of an episode, in their units.
+
+        Raises
+        ------
+        ValueError
+            If a start is not in the log, or the interval is out of range.
+
+        Examples
+        --------
+        >>> log = {"state": [0, 0] * 50, "action": [0, 1] * 50, "reward": [1, 2] * 50,
+        ...        "next_state": [0, 0] * 50, "terminated": [True] * 100}
+        >>> policy = OfflinePolicyEstimator().fit(log)
+        >>> policy.policy_value().low > policy.behaviour_value().high
+        True
+        """
+        level = check_fraction("interval", interval, open_ends=True)
+        return of_draws(self._draw(start).policy, level)
+
+    def behaviour_value(self, interval: float = 0.8) -> PolicyValue:
+        """Return what the behaviour that made the log is worth, with an interval.
+
+        With two episodes or more the mean of their discounted returns; an episode that
+        was cut has the value of the behaviour at its last state in place of the rest.
+        Else from draws, as in `policy_value`.
+
+        Parameters
+        ----------
+        interval : float, default=0.8
+            Probability that the interval shall hold the value, in (0, 1).
+
+        Returns
+        -------
+        PolicyValue
+            Named tuple of ``value, low, high`` in the units of the rewards, from the
+            default starts of `policy_value`.
+        """
+        level = check_fraction("interval", interval, open_ends=True)
+        drawn, episodes = self._draw(), self._episodes
+        # The discount factor may have been set anew since the returns were summed.
+        if episodes is None or len(episodes.start) < 2 or episodes.gamma != self.gamma:
+            return of_draws(drawn.behaviour, level)
+        return of_returns(episodes.relabel(self._rows()), drawn, level)
+
+    def probability_of_improvement(self) -> float:
+        """Return the probability that the policy is better than the behaviour.
+
+        It is the share of the draws of `policy_value` in which the policy of
+        `predict_proba` is worth more than the behaviour, from the same starts.
+
+        Returns
+        -------
+        float
+            From 0 to 1, in steps of 0.005.
+        """
+        drawn = self._draw()
+        return float((drawn.policy > drawn.behaviour).mean())
+
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        reward: Any = None,
+        next_state: Any = None,
+        terminated: Any = None,
+        truncated: Any = None,
+        episode: Any = None,
+        step: Any = None,
+        propensity: Any = None,
+        gamma: float = 0.99,
+    ) -> float:
+        """Estimate what the policy is worth from a log that it was not fitted to.
+
+        For model selection, `sklearn.model_selection.GridSearchCV` for example, over
+        how states are binned and over ``gamma``. With ``propensity`` it is the
+        weighted doubly robust estimate, whose model is the posterior mean process of
+        the log given here, and whose weights are used for as many steps as ten
+        episodes count for; without, the model's value alone, which believes that the
+        states tell all that matters. In states that the fit did not see the policy
+        is that of `handle_unknown` "infer", or uniform.
+
+        Parameters
+        ----------
+        X : table or array-like
+            The log, or with ``y`` its states alone, as in `fit`; with the column
+            ``propensity`` where it is known.
+        y : array-like of shape (n,), optional
+            The actions, if ``X`` holds the states alone.
+        reward, next_state, terminated, truncated, episode, step : array-like, optional
+            The other columns, if ``X`` holds the states alone. Without ``next_state``
+            the next row of the ``episode`` gives it: in a pipeline, which transforms
+            ``X`` alone, leave it out.
+        propensity : array-like of shape (n,), optional
+            Probability with which the behaviour took the action of each row.
+        gamma : float, default=0.99
+            Discount factor of the estimate. It is not that of the plan, so that
+            estimators that plan with different ones can be compared.
+
+        Returns
+        -------
+        float
+            Expected discounted sum of the rewards of an episode; higher is better.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the log is not as described, or there is ``propensity`` but the episodes
+            are not whole.
+
+        Warns
+        -----
+        SmallSampleWarning
+            If fewer than ten episodes count, by their weights. Their number is in
+            ``effective_sample_size_``, None without ``propensity``.
+        """
+        check_is_fitted(self)
+        data, columns = self._read_held_out(
+            *(X, y),
+            *(reward, next_state, terminated, truncated, episode, step, propensity),
+        )
+        order, first = order_episodes(columns, data) or (None, None)
+        code, pi, v, q = self._evaluate_in(data, check_gamma(gamma))
+        value = np.append(v, 0.0)  # of the end
+        after = np.where(data.terminated, -1, code[data.next_state])
+        state, self.effective_sample_size_ = code[data.state], None
+        if "propensity" not in columns:
+            starts = state if order is None else state[order[first]]
+            return float(v[starts].mean())
+        if order is None or first is None:
+            raise ValueError(
+                "With propensity, the episodes of the log must be known and whole. "
+                "Found rows that do not lead to the next one. Give 'episode', and "
+                "split by it: sklearn.model_selection.GroupKFold with groups=episode."
+            )
+        behaviour = read_propensities(columns["propensity"], data)
+        ratio = pi[state, data.action] / behaviour
+        error = data.reward + gamma * value[after] - q[state, data.action]
+        estimate = weighted_doubly_robust(
+            *(ratio[order], error[order], v[state[order[first]]], first, gamma)
+        )
+        self.effective_sample_size_ = estimate.effective_sample_size
+        if estimate.effective_sample_size < FEW_EPISODES:
+            warnings.warn(
+                f"{len(first)} episodes count as {estimate.effective_sample_size:.1f}: "
+                "the policy seldom does what the log did. The score uses importance "
+                f"weights for the first {estimate.n_steps} steps of an episode, and "
+                "the model of the process from there on.",
+                SmallSampleWarning,
+                stacklevel=2,
+            )
+        return estimate.value
+
+    def coverage_report(self, min_rows: int = 10) -> Any:
+        """Return how far the policy rests on data, state by state.
+
+        Parameters
+        ----------
+        min_rows : int, default=10
+            An action that was tried less often than this in its state is thin.
+
+        Returns
+        -------
+        pandas.DataFrame, or dict of str to array where pandas is not installed
+            A row for each state in which something is decided, those first where more
+            data are worth most.
+
+            - ``state``, and ``visits``, the rows of the log that start there;
+            - ``action``, that of `predict`, ``probability``, that of `predict_proba`,
+              and ``action_visits``, the rows that took it;
+            - ``behaviour_action``, the most frequent one of the log (None where the
+              log has no row), and ``behaviour_probability``, the share of the rows
+              that took ``action``: the policy leaves the data where it is small;
+            - ``visit_share``, the share of the policy's own discounted visits;
+            - ``thin_share``, the part of it whose actions are thin: its sum is the
+              share of all visits that rest on fewer than `min_rows` rows;
+            - ``information_value``, what it would be worth to know the process before
+              deciding in this state, in units of the rewards.
+
+        Examples
+        --------
+        >>> log = {"state": [0, 0] * 50, "action": [0, 1] * 50, "reward": [1, 2] * 50,
+        ...        "next_state": [0, 0] * 50, "terminated": [True] * 100}
+        >>> report = OfflinePolicyEstimator(random_state=0).fit(log).coverage_report()
+        >>> int(report["action"][0]), float(report["thin_share"].sum().round(3))
+        (1, 0.0)
+        """
+        check_size("min_rows", min_rows)
+        device = check_device(self.device)
+        active, batch = self._batch()
+        weights = self._start_weights(None)[active]
+        network = load_network(self.checkpoint, device)
+        pi = self._policy[active]
+        columns = coverage(
+            *(network, batch, device, pi, weights / weights.sum(), min_rows)
+        )
+        n = batch.n[0].numpy()
+        visits, row, action = n.sum(1), np.arange(len(active)), self._greedy[active]
+        usual = self.actions_.astype(object)[n.argmax(1)]
+        usual[visits == 0] = None
+        known = active < len(self.states_)
+        table = {
+            "state": self.states_[active[known]],
+            "visits": visits.astype(int),
+            "action": self.actions_[action],
+            "probability": pi[row, action],
+            "action_visits": n[row, action].astype(int),
+            "behaviour_action": usual,
+            "behaviour_probability": n[row, action] / np.maximum(visits, 1),
+            **columns,
+        }
+        order = np.argsort(-columns["information_value"][known], kind="stable")
+        return as_table(
+            {name: values[: known.sum()][order] for name, values in table.items()}
+        )
+
+    def report(self, path: str | os.PathLike[str], title: str | None = None) -> None:
+        """Write a page that shows the policy to people: one HTML file.
+
+        The answer comes first: what the policy is worth beside what the log did, and
+        how sure that is. A table that can be sorted and searched has the action of
+        each state beside today's. Warnings and coverage follow. The page loads nothing
+        from elsewhere.
+
+        Parameters
+        ----------
+        path : str or path
+            Replaced if there is such a file; a failure leaves it as it was.
+        title : str, optional
+            Heading of the page.
+
+        Raises
+        ------
+        NotFittedError
+            If the policy is not fitted.
+        """
+        check_is_fitted(self)
+        page = report_page(self, title).encode()
+        with replacing(path) as file:
+            file.write(page)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted policy to one file that holds no pickle.
@@ -313,13 +657,18 @@ class OfflinePolicyEstimator(BaseEstimator):
             "reward_range": low_high and list(low_high),
             "random_state": pack_random_state(self.random_state),
             "handle_unknown": "infer" if self._infers else "error",
+            "min_visits": check_min_visits(self.min_visits),
+            "risk": check_fraction("risk", self.risk),
         }
-        tables = {name: getattr(self, name) for name in _TABLES}
-        arrays = tables | statistics_to_arrays(self.statistics_)
+        arrays = {name: getattr(self, name) for name in _TABLES}
+        arrays |= statistics_to_arrays(self.statistics_)
+        for held in (self._allowed, self._episodes):
+            arrays |= {} if held is None else held.to_arrays()
         meta = {
             "parameters": parameters,
             "state_names": self.state_names_,
             "columns": self.columns_,
+            "others_allowed": self._allowed is not None and self._allowed.others,
         }
         write(path, "OfflinePolicyEstimator", meta, arrays)
 
@@ -352,8 +701,15 @@ class OfflinePolicyEstimator(BaseEstimator):
         meta, arrays = read(path, "OfflinePolicyEstimator")
         with whole(path, "OfflinePolicyEstimator"):
             policy = cls(**_unpack_parameters(meta["parameters"]))
-            policy.__dict__.update(_unpack_tables(arrays) | _unpack_names(meta))
+            fitted = _unpack_tables(arrays) | _unpack_names(meta)
+            allowed = AllowedActions.from_arrays(
+                arrays, meta.get("others_allowed", False)
+            )
+            policy.__dict__.update(fitted | {"_allowed": allowed})
             policy._infers = policy.handle_unknown == "infer"
+            policy.allowed_actions_ = policy._masks(
+                policy._allowed, policy.states_, policy.actions_, policy.statistics_
+            )
         policy.device = restored_device(policy.device) if device is None else device
         return policy
 
@@ -388,6 +744,19 @@ class OfflinePolicyEstimator(BaseEstimator):
                 )
         return data
 
+    def _plan_first(
+        self, table: Any, data: Transitions, allowed_actions: Any
+    ) -> OfflinePolicyEstimator:
+        """Plan with a log alone; ``table`` is None where its columns came apart."""
+        allowed = read_allowed(allowed_actions, table, data)
+        check_taken(allowed, data)
+        statistics = _count(data)
+        warn_of_dead_ends(statistics, data.states, stacklevel=3)
+        return self._plan(
+            *(data.states, data.actions, statistics, data.state_names, data.columns),
+            *(allowed, read_episodes(_columns(table), data, self.gamma)),
+        )
+
     def _plan(
         self,
         states: NDArray,
@@ -395,6 +764,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         statistics: Statistics,
         state_names: list[str] | None = None,
         columns: dict[str, Any] | None = None,
+        allowed: AllowedActions | None = None,
+        episodes: Episodes | None = None,
     ) -> OfflinePolicyEstimator:
         """Check the parameters, run network and planning, keep tables of results."""
         gamma = check_gamma(self.gamma)
@@ -404,21 +775,20 @@ class OfflinePolicyEstimator(BaseEstimator):
         device = check_device(self.device)
         rng = check_random_state(self.random_state)
         infers = check_handle_unknown(self.handle_unknown) == "infer"
+        min_visits = check_min_visits(self.min_visits)
+        risk = check_fraction("risk", self.risk)
+        if allowed is not None:
+            allowed = allowed.extended(states[statistics.active_states])
+        masks = self._masks(allowed, states, actions, statistics)
         network = load_network(self.checkpoint, device)
 
-        # Nothing is decided in states that were only ever entered by terminating. The
-        # last row is that of the states that are not in the log.
-        active = np.flatnonzero(statistics.active_states)
+        active, batch = _decided(statistics, gamma, reward_range, masks, infers)
         size = (statistics.n_states + 1, statistics.n_actions)
-        decided = statistics.compress(active)
-        if infers:
-            same = np.arange(len(active)), np.arange(size[1])
-            decided = decided.relabel(*same, len(active) + 1, size[1])
-            active = np.append(active, statistics.n_states)
         values = np.zeros((3, *size))
         log_policy = np.full(size, -math.log(size[1]))
-        batch = StatisticsBatch.from_statistics(decided, gamma, reward_range)
-        values[:, active], log_policy[active] = solve(network, batch, device)
+        values[:, active], log_policy[active] = solve(network, batch, device, risk)
+        if min_visits:
+            log_policy = _without_rare(log_policy, statistics, min_visits)
         policy = np.exp(log_policy)
         refuse_not_finite(self.checkpoint, values, policy)
         fitted = {
@@ -428,34 +798,204 @@ class OfflinePolicyEstimator(BaseEstimator):
             "columns_": columns or {},
             "statistics_": statistics,
             "n_transitions_": int(statistics.n.sum()),
+            "allowed_actions_": masks,
+            "n_episodes_": 0 if episodes is None else len(episodes.start),
             "_values": values,
             "_policy": policy,
             "_greedy": most_probable(log_policy, rng),
             "_infers": infers,
+            "_allowed": allowed,
+            "_episodes": episodes,
         }
+        self.__dict__.pop("_drawn", None)
         # In one step, so that an interrupt leaves the old policy or the new one.
         self.__dict__.update(fitted)
         return self
 
-    def _codes(self, states: Any) -> NDArray[np.int64]:
+    @staticmethod
+    def _masks(
+        allowed: AllowedActions | None,
+        states: NDArray,
+        actions: NDArray,
+        statistics: Statistics,
+    ) -> NDArray[np.bool_] | None:
+        """Return the allowed actions (S, A), all of them where nothing is decided."""
+        if allowed is None:
+            return None
+        masks = np.ones((len(states), len(actions)), bool)
+        active = statistics.active_states
+        masks[active] = allowed.masks(states[active], actions)
+        taken = masks[statistics.pair_state, statistics.pair_action]
+        if not taken.all():
+            first = int((~taken).argmax())
+            raise ValueError(
+                "Every action of the log must be allowed in its state. Those seen "
+                f"before are not: action {actions[statistics.pair_action[first]]!r} "
+                f"in state {states[statistics.pair_state[first]]!r}, say. Allow it, or "
+                "fit anew without these rows."
+            )
+        return masks
+
+    def _rows(self) -> NDArray[np.int64]:
+        """Return the place of each state in the batch that was planned in, or -1."""
+        active = self.statistics_.active_states
+        return np.where(active, np.cumsum(active) - 1, -1)
+
+    def _batch(self) -> tuple[NDArray[np.int64], StatisticsBatch]:
+        """Return what was planned in: codes of its states, and their statistics."""
         check_is_fitted(self)
-        codes = encode(states, self.states_, self.state_names_)
+        return _decided(
+            self.statistics_,
+            check_gamma(self.gamma),
+            check_reward_range(self.reward_range),
+            self.allowed_actions_,
+            self._infers,
+        )
+
+    def _read_held_out(
+        self, X: Any, y: Any, *given: Any
+    ) -> tuple[Transitions, dict[str, Any]]:
+        """Return a log to score on, and those of its columns that it does not need."""
+        names = ("reward", "next_state", "terminated", "truncated", "episode", "step")
+        columns = {
+            name: column
+            for name, column in zip((*names, "propensity"), given, strict=True)
+            if column is not None
+        }
+        taken = {name: columns.get(name) for name in names if name != "truncated"}
+        if y is None and list(columns) == ["propensity"]:
+            taken = {}
+        data = read_transitions(X, y, **taken, state_names=self.state_names_)
+        if y is None:
+            columns = _columns(X) | columns
+            propensity = column_of(X, "propensity")
+            if propensity is not None:
+                columns.setdefault("propensity", propensity)
+        return data, columns
+
+    def _evaluate_in(
+        self, data: Transitions, gamma: float
+    ) -> tuple[NDArray[np.int64], NDArray, NDArray, NDArray]:
+        """Return the policy and its values in the posterior mean process of a log.
+
+        First comes where each state of the log is in the tables that follow, -1 where
+        nothing is decided: the policy (S, A), its columns by the actions of the log
+        and then those that it lacks, and its values (S,) and (S, A) in reward units.
+        """
+        more = self.actions_[encode(self.actions_, data.actions) < 0]
+        actions = [*python_values(data.actions), *python_values(more)]
+        column = encode(objects(actions), self.actions_)
+        n_actions = len(actions)
+        statistics = replace(_count(data), n_actions=n_actions)
+        device = check_device(self.device)
+        active, batch = _decided(
+            statistics, gamma, check_reward_range(self.reward_range), None, False
+        )
+        pi = self._policy[encode(data.states[active], self.states_)]
+        pi = np.where(column >= 0, pi[:, column], 0.0)
+        network = load_network(self.checkpoint, device)
+        v, q = evaluate_mean(network, batch, device, pi)
+        code = np.full(len(data.states), -1)
+        code[active] = np.arange(len(active))
+        return code, pi, v, q
+
+    def _draw(self, start: Any = None) -> DrawnValues:
+        """Return values in draws from the posterior; those of the default are kept."""
+        check_is_fitted(self)
+        if start is None and self._drawn is not None:
+            return self._drawn
+        device = check_device(self.device)
+        active, batch = self._batch()
+        weights = self._start_weights(start)
+        drawn = draw_values(
+            load_network(self.checkpoint, device),
+            *(batch, device, self._policy[active], weights[active]),
+            resample_start=start is None and self._episodes is not None,
+            episodes=self._episodes and self._episodes.relabel(self._rows()),
+            # Ends of episodes are no starts of others, and are worth nothing.
+            share=weights[active].sum() / weights.sum(),
+        )
+        if start is None:
+            self._drawn = drawn
+        return drawn
+
+    def _start_weights(self, start: Any) -> NDArray[np.float64]:
+        """Return how often each state starts; the last is that of unknown ones."""
+        size = len(self.states_) + 1
+        if start is None:
+            if self._episodes is not None:
+                return np.bincount(self._episodes.start, minlength=size).astype(float)
+            return np.append(self.statistics_.encounters, 0.0)
+        weights = None
+        if isinstance(start, Mapping):
+            start, given = list(start), list(start.values())
+            weights = np.array([as_float(weight) for weight in given])
+            if not (weights >= 0).all() or not 0 < weights.sum() < math.inf:
+                raise ValueError(
+                    "The weights of start must be 0 or more, and finite, one above 0 "
+                    f"at least. Got {given!r:.80}."
+                )
+        _, codes = self._codes(start)
+        if not len(codes):
+            raise ValueError("start must hold a state at least. Got none.")
+        return np.bincount(codes % size, weights, size).astype(float)
+
+    def _codes(self, states: Any) -> tuple[NDArray, NDArray[np.int64]]:
+        """Return the labels of states and their codes, -1 for those not in the log."""
+        check_is_fitted(self)
+        labels = as_labels(states, self.state_names_)
+        codes = encode(labels, self.states_)
         unknown = codes < 0  # their index is that of the last row
         if unknown.any() and not self._infers:
             rows = np.flatnonzero(unknown)
             raise ValueError(
                 f"Every state must be in the log given to fit. Found {len(rows)} of "
                 f"{len(codes)} that are not, first at row {rows[0]}: "
-                f"{some(as_labels(states)[rows])}. Add transitions that visit them "
+                f"{some(labels[rows])}. Add transitions that visit them "
                 "with partial_fit, drop them, or fit with handle_unknown='infer'."
             )
-        return codes
+        return labels, codes
+
+    def _unknown_masks(
+        self, labels: NDArray, codes: NDArray[np.int64]
+    ) -> NDArray[np.bool_] | None:
+        """Return what the states that are not in the log allow, None if everything."""
+        unknown = codes < 0
+        if self._allowed is None or not unknown.any():
+            return None
+        return self._allowed.masks(labels[unknown], self.actions_)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be drawn again."""
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_drawn"}
+
+    @property
+    def classes_(self) -> NDArray:
+        """The actions, by the name that scikit-learn's tools look for."""
+        return self.actions_
+
+    @property
+    def _repr_html_(self) -> Callable[[], str]:
+        """scikit-learn's diagram, and what the policy knows."""
+        diagram = super()._repr_html_  # no attribute where its option says text
+        return lambda: diagram() + self._known()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] += self._known()
+        return bundle
+
+    def _known(self) -> str:
+        return notebook_summary(self) if hasattr(self, "statistics_") else ""
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = False
         tags.input_tags.categorical = True
         tags.input_tags.string = True
+        tags.input_tags.sparse = True
         tags.no_validation = True
         return tags
 
@@ -469,6 +1009,9 @@ def _unpack_parameters(saved: dict[str, Any]) -> dict[str, Any]:
         raise TypeError("parameter reward_range")
     check_gamma(saved["gamma"])
     check_handle_unknown(saved["handle_unknown"])
+    # Files of before these parameters have none.
+    check_min_visits(saved.get("min_visits", 0))
+    check_fraction("risk", saved.get("risk", 0.0))
     return saved | {
         "reward_range": check_reward_range(saved["reward_range"]),
         "random_state": unpack_random_state(saved["random_state"]),
@@ -500,11 +1043,57 @@ def _unpack_tables(arrays: dict[str, NDArray]) -> dict[str, Any]:
     check_array("_greedy", arrays["_greedy"], np.int64, rows[:1])
     if not ((0 <= arrays["_greedy"]) & (arrays["_greedy"] < size[1])).all():
         raise ValueError("an action that is not there")
+    episodes = Episodes.from_arrays(arrays, size[0])
     return {
         **{name: arrays[name] for name in _TABLES},
         "statistics_": statistics,
         "n_transitions_": int(statistics.n.sum()),
+        "n_episodes_": 0 if episodes is None else len(episodes.start),
+        "_episodes": episodes,
     }
+
+
+def _decided(
+    statistics: Statistics,
+    gamma: float,
+    reward_range: tuple[float, float] | None,
+    masks: NDArray[np.bool_] | None,
+    infers: bool,
+) -> tuple[NDArray[np.int64], StatisticsBatch]:
+    """Return the states in which something is decided, and the batch of them alone.
+
+    Nothing is decided in states that were only ever entered by terminating. The code
+    after the last one is that of the states that are not in the log, if `infers`.
+    """
+    active = np.flatnonzero(statistics.active_states)
+    decided = statistics.compress(active)
+    allowed = None if masks is None else masks[active]
+    if infers:
+        n_actions = statistics.n_actions
+        same = np.arange(len(active)), np.arange(n_actions)
+        decided = decided.relabel(*same, len(active) + 1, n_actions)
+        active = np.append(active, statistics.n_states)
+        if allowed is not None:
+            allowed = np.append(allowed, np.ones((1, n_actions), bool), axis=0)
+    batch = StatisticsBatch.from_statistics(decided, gamma, reward_range, allowed)
+    return active, batch
+
+
+def _without_rare(
+    log_policy: NDArray[np.float64],
+    statistics: Statistics,
+    min_visits: int,
+) -> NDArray[np.float64]:
+    """Return the policy without actions tried less often than `min_visits`.
+
+    States without an action that was tried so often keep theirs.
+    """
+    n = np.zeros(log_policy.shape)
+    n[statistics.pair_state, statistics.pair_action] = statistics.n
+    often = n >= min_visits
+    often[~often.any(1)] = True
+    left = np.where(often, log_policy, -np.inf)
+    return left - logsumexp(left, axis=1, keepdims=True)
 
 
 def _count(data: Transitions) -> Statistics:
@@ -517,6 +1106,11 @@ def _count(data: Transitions) -> Statistics:
         len(data.states),
         len(data.actions),
     )
+
+
+def _columns(table: Any) -> dict[str, Any]:
+    """Return the columns of a table, none where there is no table."""
+    return {} if table is None else table_columns(table)[0]
 
 
 def _merge(

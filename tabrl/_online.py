@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,7 @@ from tabrl._checks import (
 from tabrl._encoder import check_sizes
 from tabrl._environments import interact, progress, read_spaces
 from tabrl._experience import Experience
+from tabrl._html import notebook_summary, parameters_table
 from tabrl._inference import solve_to_explore
 from tabrl._persistence import (
     pack_random_state,
@@ -349,6 +351,12 @@ class OnlineAgent(Experience):
             f"OnlineAgent(n_states={self.n_states}, n_actions={self.n_actions}, "
             f"gamma={self.gamma}, reward_range={self.reward_range})"
         )
+
+    def _repr_html_(self) -> str:
+        names = inspect.signature(type(self)).parameters
+        parameters = {name: getattr(self, name) for name in names}
+        known = notebook_summary(self) if self.n_transitions_ else ""
+        return parameters_table("OnlineAgent", parameters) + known
 
     # -- files ---------------------------------------------------------------
 

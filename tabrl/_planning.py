@@ -218,12 +218,95 @@ class SparseProcess:
         """
         n_states, n_actions = r.shape
         at = np.arange(n_states)
-        reward = r[at, action]
-        edges = self.edges[at * n_actions + action]
-        itself = self.itself[at, action]
-        siblings = self.siblings[at, action]
-        predecessors = self.predecessors[at, action]
-        anywhere = self.anywhere[at, action] / n_states
+        return self._solve(
+            r[at, action],
+            self.edges[at * n_actions + action],
+            self.itself[at, action],
+            self.siblings[at, action],
+            self.predecessors[at, action],
+            self.anywhere[at, action] / n_states,
+            guess,
+            accuracy,
+        )
+
+    def evaluate_policy(
+        self,
+        r: NDArray,
+        pi: NDArray,
+        guess: NDArray | None = None,
+        accuracy: float = _ACCURACY,
+    ) -> NDArray:
+        """Return the values (S,) of a policy (S, A) that may be random.
+
+        It solves (I - gamma P_pi) v = r_pi, as accurately as `evaluate`.
+        """
+        edges, *parts, anywhere = self._under(pi)
+        guess = np.zeros(len(r)) if guess is None else guess
+        reward = (pi * r).sum(1)
+        return self._solve(reward, edges, *parts, anywhere, guess, accuracy)
+
+    def occupancy(self, pi: NDArray, start: NDArray) -> NDArray:
+        """Return the expected discounted visits (S,) of a policy (S, A).
+
+        They solve d = start + gamma P_pi^T d, and sum to 1 / (1 - gamma) where nothing
+        ends, if the start distribution sums to one.
+        """
+        edges, itself, siblings, predecessors, anywhere = self._under(pi)
+        chain = edges + sparse.diags_array(itself)
+        chain = chain + sparse.diags_array(siblings) @ self.siblings_of
+        chain = chain + sparse.diags_array(predecessors) @ self.predecessors_of
+        n_states = len(start)
+        backward = sparse.csr_array(chain.T)
+
+        def step(d: NDArray) -> NDArray:
+            return d - self.gamma * (backward @ d + anywhere @ d)
+
+        if n_states <= _DENSE_STATES:
+            dense = step(np.eye(n_states))
+            return np.linalg.solve(dense, start)
+        system = LinearOperator((n_states, n_states), matvec=step)
+        d, failed = bicgstab(system, start, rtol=1e-9, atol=0.0, maxiter=2000)
+        if not failed:
+            return d
+        factors = splu(
+            sparse.csc_array(sparse.eye_array(n_states) - self.gamma * backward)
+        )
+        # "Anywhere" has rank one: the formula of Sherman and Morrison (1950).
+        direct, shared = factors.solve(np.stack([start, np.ones(n_states)], 1)).T
+        arrivals = self.gamma * (anywhere @ direct)
+        return direct + arrivals / (1 - self.gamma * (anywhere @ shared)) * shared
+
+    def _under(
+        self, pi: NDArray
+    ) -> tuple[sparse.csr_array, NDArray, NDArray, NDArray, NDArray]:
+        """Return edges, itself, siblings, predecessors, anywhere / S of a policy."""
+        n_states, n_actions = pi.shape
+        rows = np.arange(n_states + 1) * n_actions
+        columns = np.arange(n_states * n_actions)
+        mix = sparse.csr_array(
+            (pi.ravel(), columns, rows), shape=(n_states, n_states * n_actions)
+        )
+        return (
+            mix @ self.edges,
+            (pi * self.itself).sum(1),
+            (pi * self.siblings).sum(1),
+            (pi * self.predecessors).sum(1),
+            (pi * self.anywhere).sum(1) / n_states,
+        )
+
+    def _solve(
+        self,
+        reward: NDArray,
+        edges: sparse.csr_array,
+        itself: NDArray,
+        siblings: NDArray,
+        predecessors: NDArray,
+        anywhere: NDArray,
+        guess: NDArray,
+        accuracy: float,
+    ) -> NDArray:
+        """Return the values (S,) of a chain whose parts are those of the process."""
+        n_states = len(reward)
         if n_states <= _DENSE_STATES:
             dense = edges.toarray() + np.diag(itself) + anywhere[:, None]
             dense += siblings[:, None] * self.siblings_of.toarray()

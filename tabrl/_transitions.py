@@ -52,6 +52,8 @@ class Transitions:
     columns : dict of str to str or int
         Which column of the table was read as what: its name, or its position where it
         has none. Empty where they were given apart.
+    rows : int64 array of shape (n,) or None
+        Which rows of the table these are, where some were dropped.
     """
 
     state: NDArray[np.int64]
@@ -63,6 +65,7 @@ class Transitions:
     actions: NDArray
     state_names: list[str] | None = None
     columns: dict[str, Any] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
 
 
 def read_transitions(
@@ -174,6 +177,7 @@ def read_transitions(
     else:
         ended = _read_done(_flags("done", arrays["done"]), truncated)
 
+    rows = None
     actions, (action,) = factorise([arrays["action"]])
     _refuse_missing("action", action)
     if "next_state" in arrays:
@@ -197,11 +201,12 @@ def read_transitions(
         keep = (successor >= 0) | ended
         if not keep.all():
             _warn_dropped(keep)
+            rows = np.flatnonzero(keep)
             state, action, rewards = state[keep], action[keep], rewards[keep]
             successor, ended = successor[keep], ended[keep]
     return Transitions(
         *(state, action, rewards, successor, ended, states, actions),
-        *(state_names, sources),
+        *(state_names, sources, rows),
     )
 
 

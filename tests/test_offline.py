@@ -352,7 +352,8 @@ def test_states_are_no_metadata_of_predict():
         routing = OfflinePolicyEstimator().get_metadata_routing()
         assert routing.predict.requests == {}
         assert routing.predict_proba.requests == {}
-        assert set(routing.fit.requests) == {"reward", "next_state", "terminated"}
+        columns = {"reward", "next_state", "terminated", "allowed_actions"}
+        assert set(routing.fit.requests) == columns
         assert set(routing.partial_fit.requests) == set(routing.fit.requests)
 
 

@@ -1,0 +1,229 @@
+"""The episodes of a log: where they start, what they return, where they were cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tabrl._codes import factorise
+from tabrl._labels import as_labels
+from tabrl._persistence import check_array
+from tabrl._transitions import Transitions
+
+# So many rows tell of most shuffled logs that their rows do not follow each other.
+_GLANCE = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """What the value of the behaviour needs of the n episodes of a log.
+
+    Attributes
+    ----------
+    start, last : int64 array of shape (n,)
+        Code of the first state, and of the one that a cut episode led to; -1 where it
+        terminated.
+    total : array of shape (n,)
+        Discounted sum of the rewards.
+    discount : array of shape (n,)
+        gamma to the power of the number of steps: what the last state's value counts.
+    gamma : float
+        The discount factor of both.
+    """
+
+    start: NDArray[np.int64]
+    last: NDArray[np.int64]
+    total: NDArray[np.float64]
+    discount: NDArray[np.float64]
+    gamma: float
+
+    def relabel(self, state_map: NDArray[np.int64]) -> Episodes:
+        """Return the same episodes under other codes of the states."""
+        last = np.where(self.last < 0, -1, state_map[self.last])
+        return replace(self, start=state_map[self.start], last=last)
+
+    def joined(self, other: Episodes) -> Episodes | None:
+        """Return the episodes of both, None if their discount factors differ."""
+        if self.gamma != other.gamma:
+            return None
+        return Episodes(
+            np.concatenate([self.start, other.start]),
+            np.concatenate([self.last, other.last]),
+            np.concatenate([self.total, other.total]),
+            np.concatenate([self.discount, other.discount]),
+            self.gamma,
+        )
+
+    def to_arrays(self) -> dict[str, NDArray]:
+        """Return what a file holds of it."""
+        return {
+            "_episode_start": self.start,
+            "_episode_last": self.last,
+            "_episode_total": self.total,
+            "_episode_discount": self.discount,
+            "_episode_gamma": np.array([self.gamma]),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray], n_states: int) -> Episodes | None:
+        """Return what `to_arrays` packed, checked; None if it is not there."""
+        if "_episode_start" not in arrays:
+            return None
+        n = len(arrays["_episode_start"])
+        for name, dtype in (
+            ("start", np.int64),
+            ("last", np.int64),
+            ("total", np.float64),
+            ("discount", np.float64),
+        ):
+            check_array(name, arrays[f"_episode_{name}"], dtype, (n,))
+        check_array("gamma", arrays["_episode_gamma"], np.float64, (1,))
+        start, last = arrays["_episode_start"], arrays["_episode_last"]
+        if not n or start.min() < 0 or last.min() < -1:
+            raise ValueError("episodes must have states")
+        if max(start.max(), last.max()) >= n_states:
+            raise ValueError("a state that is not there")
+        return cls(
+            *(start, last),
+            *(arrays["_episode_total"], arrays["_episode_discount"]),
+            float(arrays["_episode_gamma"][0]),
+        )
+
+
+def read_episodes(
+    columns: Mapping[str, Any], data: Transitions, gamma: float
+) -> Episodes | None:
+    """Return the episodes of a log, None where they are not known.
+
+    Parameters
+    ----------
+    columns : mapping of str to array-like
+        Those of the log that there are of ``episode``, ``step`` and ``truncated``.
+    data : Transitions
+        What was read of it.
+    gamma : float
+        Discount factor.
+
+    Returns
+    -------
+    Episodes or None
+        See `order_episodes`.
+    """
+    ordered = order_episodes(columns, data)
+    if ordered is None:
+        return None
+    order, first = ordered
+    step, length = steps_of(first, len(order))
+    weight = gamma**step
+    final = order[first + length - 1]
+    ended = data.terminated[final]
+    return Episodes(
+        start=data.state[order[first]],
+        last=np.where(ended, -1, data.next_state[final]),
+        total=np.add.reduceat(weight * data.reward[order], first),
+        discount=gamma ** length.astype(float),
+        gamma=gamma,
+    )
+
+
+def steps_of(
+    first: NDArray[np.int64], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the step of each of n rows in its episode, and the episodes' lengths.
+
+    Examples
+    --------
+    >>> steps_of(np.array([0, 2]), 5)
+    (array([0, 1, 0, 1, 2]), array([2, 3]))
+    """
+    length = np.diff(first, append=n)
+    return np.arange(n) - np.repeat(first, length), length
+
+
+def order_episodes(
+    columns: Mapping[str, Any], data: Transitions
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return the rows in the order of episodes, and where each of them begins.
+
+    Parameters
+    ----------
+    columns : mapping of str to array-like
+        Those of the log that there are of ``episode``, ``step`` and ``truncated``.
+    data : Transitions
+        What was read of it.
+
+    Returns
+    -------
+    (order, first) or None
+        Row numbers in `data`, (n,), and positions in `order`, (n_episodes,), int64.
+        Episodes are known from the column ``episode``, in the order of ``step``
+        where there is one; else where some row terminated or was truncated, and each
+        other one leads to the state of the next. They must be whole: None where a row
+        within an episode does not lead to the next one.
+    """
+    n = len(data.state)
+    if "episode" in columns:
+        order = _sorted_rows(*(_used(columns, name, data) for name in _SORT_BY))
+        episode = _used(columns, "episode", data)
+        assert episode is not None
+        last = np.append(_changes(episode[order]), True)
+    else:
+        order = np.arange(n)
+        last = data.terminated.copy()
+        truncated = _used(columns, "truncated", data)
+        if truncated is not None:
+            last |= truncated == 1
+        if not last.any():
+            return None
+        last[-1] = True
+        if not _follows(data, order[:_GLANCE], last[:_GLANCE]):
+            return None
+    if not _follows(data, order, last):
+        return None
+    return order, np.flatnonzero(np.append(True, last[:-1]))
+
+
+_SORT_BY = ("episode", "step")
+
+
+def _used(columns: Mapping[str, Any], name: str, data: Transitions) -> NDArray | None:
+    """Return a column of the rows that were used, None if there is none."""
+    if name not in columns:
+        return None
+    labels = as_labels(columns[name])
+    labels = labels if data.rows is None else labels[data.rows]
+    return labels if len(labels) == len(data.state) else None
+
+
+def _sorted_rows(episode: NDArray | None, step: NDArray | None) -> NDArray[np.int64]:
+    """Return the rows sorted by episode and step, as they are if they are sorted."""
+    assert episode is not None
+    begins = np.flatnonzero(np.append(True, _changes(episode)))
+    whole = len(factorise([episode[begins]])[0]) == len(begins)
+    if whole and step is None:
+        return np.arange(len(episode))
+    rank = np.arange(len(episode)) if step is None else factorise([step])[1][0]
+    if whole:
+        rises = np.diff(rank) > 0
+        rises[begins[1:] - 1] = True
+        if rises.all():
+            return np.arange(len(episode))
+    return np.lexsort((rank, factorise([episode])[1][0]))
+
+
+def _changes(labels: NDArray) -> NDArray[np.bool_]:
+    """Return where a label differs from the one before it."""
+    return np.asarray(labels[1:] != labels[:-1], bool)
+
+
+def _follows(
+    data: Transitions, order: NDArray[np.int64], last: NDArray[np.bool_]
+) -> bool:
+    """Tell whether each row that is not the last of its episode leads to the next."""
+    before = order[:-1]
+    leads = data.next_state[before] == data.state[order[1:]]
+    return bool((last[:-1] | (leads & ~data.terminated[before])).all())

@@ -1,0 +1,209 @@
+"""What a policy and the behaviour are worth, and how sure that is: draws, solved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from tabrl._batch import StatisticsBatch
+from tabrl._draws import draw_processes
+from tabrl._episodes import Episodes
+from tabrl._exploration import exploration_features
+from tabrl._inference import computing, infer
+from tabrl._network import Network
+from tabrl._planning import SparseProcess
+
+# A probability is then known to 0.035 or better, a width of an interval to 5 %.
+_N_DRAWS = 200
+# The draws are a numerical integral: the same policy gets the same answer each time.
+_SEED = 0
+
+
+class PolicyValue(NamedTuple):
+    """A value with its interval, in units of the rewards.
+
+    Attributes
+    ----------
+    value : float
+        The expected value.
+    low, high : float
+        Ends of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnValues:
+    """Values of policy and behaviour in draws from the posterior, in reward units.
+
+    Attributes
+    ----------
+    policy, behaviour : array of shape (n,)
+        From the start distribution of each draw.
+    after_cut : array of shape (n,)
+        Mean over the episodes of what the behaviour is worth where they were cut,
+        discounted to their starts.
+    behaviour_mean : array of shape (S,)
+        Mean over the draws of the behaviour's state values.
+    """
+
+    policy: NDArray[np.float64]
+    behaviour: NDArray[np.float64]
+    after_cut: NDArray[np.float64]
+    behaviour_mean: NDArray[np.float64]
+
+
+def draw_values(
+    network: Network,
+    batch: StatisticsBatch,
+    device: torch.device,
+    pi: NDArray[np.float64],
+    start: NDArray[np.float64],
+    resample_start: bool,
+    episodes: Episodes | None = None,
+    share: float = 1.0,
+    n: int = _N_DRAWS,
+) -> DrawnValues:
+    """Solve the policy and the behaviour in processes drawn from the posterior.
+
+    Parameters
+    ----------
+    network, batch, device
+        As in `tabrl._inference.solve`.
+    pi : array of shape (S, A)
+        The policy.
+    start : array of shape (S,)
+        Weights of the start states; counts where `resample_start`.
+    resample_start : bool
+        Whether the starts are a sample of what they may be: each draw then weighs them
+        anew, as the Bayesian bootstrap does (Rubin 1981, Annals of Statistics 9, 130).
+    episodes : Episodes, optional
+        Those of the log, in the codes of the batch.
+    share : float
+        How much of all starts is in these states; the others are worth nothing.
+    n : int
+        Number of draws.
+
+    Returns
+    -------
+    DrawnValues
+
+    Notes
+    -----
+    The behaviour of a draw is from the Dirichlet distribution of the actions counted in
+    each state, uniform over the allowed ones where none was.
+    """
+    rng = np.random.default_rng(_SEED)
+    features, _, posterior = infer(network, batch, device)
+    counts, allowed = batch.n[0].numpy(), batch.allowed[0].numpy()
+    counts = np.where(counts.sum(1, keepdims=True) > 0, counts, 1e9 * allowed)
+    value = np.zeros((n, 3))
+    v = b = total = np.zeros(len(pi))
+    with computing(batch):
+        exploration = exploration_features(batch).to(device)
+        drawn = draw_processes(posterior, features, exploration, n, rng)
+        for i, (process, reward) in enumerate(drawn):
+            rho = rng.standard_gamma(start) if resample_start else start.copy()
+            behaviour = rng.standard_gamma(counts)
+            behaviour /= behaviour.sum(1, keepdims=True)
+            # The values of the draw before are near: start from there.
+            v = process.evaluate_policy(reward, pi, v)
+            b = process.evaluate_policy(reward, behaviour, b)
+            total = total + b
+            rho *= share / max(rho.sum(), np.finfo(float).tiny)
+            value[i] = rho @ v, rho @ b, _after_cut(episodes, b)
+    scale = float(features.scale)
+    policy, behaviour, after_cut = scale * value.T
+    return DrawnValues(policy, behaviour, after_cut, scale * total / n)
+
+
+def _after_cut(episodes: Episodes | None, v: NDArray[np.float64]) -> float:
+    if episodes is None:
+        return 0.0
+    return float(_continuation(episodes, v).mean())
+
+
+def _continuation(episodes: Episodes, v: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what follows the last row of each episode, discounted to its start."""
+    return np.where(episodes.last < 0, 0.0, episodes.discount * v[episodes.last])
+
+
+def evaluate_mean(
+    network: Network,
+    batch: StatisticsBatch,
+    device: torch.device,
+    pi: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the values (S,) and (S, A) of a policy in the posterior mean process.
+
+    They are in units of the rewards; for the arguments see `draw_values`.
+    """
+    features, _, posterior = infer(network, batch, device)
+    with computing(batch):
+        process = SparseProcess(posterior, features)
+        reward = posterior.reward[1, 0].cpu().numpy()
+        v = process.evaluate_policy(reward, pi)
+        q = process.action_values(reward, v)
+    scale = float(features.scale)
+    return scale * v, scale * q
+
+
+def of_draws(draws: NDArray[np.float64], interval: float) -> PolicyValue:
+    """Return mean and interval of values in draws of the posterior.
+
+    The interval reaches z lower semideviations below the mean and z upper ones above
+    it, z being the width that holds the share ``interval`` of a normal distribution: a
+    semideviation is the root mean square of the deviations to one side. It is the
+    usual interval of a normal posterior, and short on the short side of a skewed one.
+    Quantiles of the draws would be wrong where the true value is the largest that can
+    be, as in a process without chance: all draws are below it then, however near.
+
+    Examples
+    --------
+    >>> value, low, high = of_draws(np.array([0.0, 3.0, 3.0]), interval=0.6827)
+    >>> round(value, 3), round(low, 3), round(high, 3)
+    (2.0, 0.0, 3.0)
+    """
+    mean = float(draws.mean())
+    z = float(stats.norm.ppf((1 + interval) / 2))
+    below, above = (
+        float(np.sqrt(np.mean((draws[side] - mean) ** 2)))
+        for side in (draws <= mean, draws >= mean)
+    )
+    return PolicyValue(mean, mean - z * below, mean + z * above)
+
+
+def of_returns(episodes: Episodes, drawn: DrawnValues, interval: float) -> PolicyValue:
+    """Return the mean return of the episodes with its interval.
+
+    Student's t interval of the mean. An episode that was cut, by a time limit say, has
+    the value of the behaviour at its last state in place of the rest; how sure that
+    is comes on top.
+
+    Parameters
+    ----------
+    episodes : Episodes
+        Two or more, of the discount factor of `drawn`.
+    drawn : DrawnValues
+        In the same codes of the states.
+    interval : float
+        Probability that the interval shall hold the value.
+
+    Returns
+    -------
+    PolicyValue
+    """
+    returns = episodes.total + _continuation(episodes, drawn.behaviour_mean)
+    n = len(returns)
+    variance = returns.var(ddof=1) / n + drawn.after_cut.var(ddof=1)
+    width = float(stats.t.ppf((1 + interval) / 2, n - 1) * np.sqrt(variance))
+    mean = float(returns.mean())
+    return PolicyValue(mean, mean - width, mean + width)
