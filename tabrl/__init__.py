@@ -15,6 +15,7 @@ from tabrl._checkpoint import CheckpointError, fetch_checkpoint
 from tabrl._dead_ends import DeadEndWarning
 from tabrl._offline import OfflinePolicyEstimator
 from tabrl._online import OnlineAgent
+from tabrl._sufficient import SufficientStatistics
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "DeadEndWarning",
     "OfflinePolicyEstimator",
     "OnlineAgent",
+    "SufficientStatistics",
     "__version__",
     "fetch_checkpoint",
 ]

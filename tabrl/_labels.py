@@ -58,7 +58,7 @@ def as_labels(values: Any, names: Sequence[str] | None = None) -> NDArray:
     if isinstance(values, nw.LazyFrame):
         values = values.collect()
     if isinstance(values, nw.DataFrame):
-        order = _in_order(values.columns, names)
+        order = in_order(values.columns, names)
         columns = [_from_series(column) for column in map(values.get_column, order)]
         if not columns:
             raise ValueError("Labels need at least one column. Got a frame with none.")
@@ -101,8 +101,25 @@ def label_names(values: Any) -> list[str] | None:
     return names if several else None
 
 
-def _in_order(found: Sequence[str], names: Sequence[str] | None) -> Sequence[str]:
-    """Return the columns in the order of `names`, refusing others."""
+def in_order(found: Sequence[str], names: Sequence[str] | None) -> Sequence[str]:
+    """Return the columns in the order of `names`, refusing others.
+
+    Parameters
+    ----------
+    found : sequence of str
+        Names of the columns that there are.
+    names : sequence of str or None
+        Names that there must be; any if None.
+
+    Returns
+    -------
+    sequence of str
+
+    Raises
+    ------
+    ValueError
+        If one is missing or was not expected.
+    """
     if names is None or (len(found) < 2 and len(names) < 2):
         return found
     unseen = [name for name in found if name not in names]
@@ -123,7 +140,7 @@ def _in_order(found: Sequence[str], names: Sequence[str] | None) -> Sequence[str
 def _from_series(series: nw.Series, names: Sequence[str] | None = None) -> NDArray:
     dtype = series.dtype
     if isinstance(dtype, nw.Struct):
-        order = _in_order([field.name for field in dtype.fields], names)
+        order = in_order([field.name for field in dtype.fields], names)
         rows = series.to_list()
         return objects(tuple(row[n] for n in order) if row else row for row in rows)
     if isinstance(dtype, _AS_LISTS):

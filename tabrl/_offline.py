@@ -25,10 +25,11 @@ from tabrl._checks import (
     restored_device,
     some,
 )
-from tabrl._codes import encode, factorise
+from tabrl._codes import encode
 from tabrl._dead_ends import warn_of_dead_ends
 from tabrl._inference import at_quantile, most_probable, solve
 from tabrl._labels import as_labels
+from tabrl._lazy import is_lazy
 from tabrl._persistence import (
     check_array,
     pack_random_state,
@@ -40,6 +41,7 @@ from tabrl._persistence import (
     write,
 )
 from tabrl._statistics import Statistics
+from tabrl._sufficient import SufficientStatistics, count, merge
 from tabrl._transitions import Transitions, read_transitions
 
 # The fitted arrays that a saved policy holds, besides the statistics.
@@ -141,12 +143,14 @@ class OfflinePolicyEstimator(BaseEstimator):
 
         Parameters
         ----------
-        X : data frame, dict of arrays, structured array or array of shape (n, 5)
+        X : data frame, lazy frame, dict of arrays, array or SufficientStatistics
             The log, with the columns ``state, action, reward, next_state,
             terminated`` (arrays without names: in this order) and optionally
             ``truncated, episode, step``. Without ``next_state`` the next row of
             the episode gives it. If ``y`` is given, the states alone; rows of
-            several columns are one label each.
+            several columns are one label each. A polars LazyFrame, a DuckDB relation,
+            a pyarrow Dataset or a Dask data frame is counted by its engine, needs
+            ``next_state``, and is never in memory as a whole.
         y : array-like of shape (n,), optional
             The actions, if ``X`` holds the states alone.
         reward, next_state, terminated : array-like of shape (n,), optional
@@ -163,8 +167,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             If a parameter or the log is not as described; the estimator is then
             not changed.
         """
-        data = self._read(X, y, reward, next_state, terminated)
-        statistics = _count(data)
+        data, statistics = self._count(X, y, reward, next_state, terminated)
         warn_of_dead_ends(statistics, data.states, stacklevel=2)
         return self._plan(
             data.states, data.actions, statistics, data.state_names, data.columns
@@ -196,15 +199,17 @@ class OfflinePolicyEstimator(BaseEstimator):
             The estimator itself.
         """
         if not hasattr(self, "statistics_"):
-            data = self._read(X, y, reward, next_state, terminated)
-            statistics = _count(data)
+            data, statistics = self._count(X, y, reward, next_state, terminated)
             warn_of_dead_ends(statistics, data.states, stacklevel=2)
             return self._plan(
                 data.states, data.actions, statistics, data.state_names, data.columns
             )
-        data = self._read(X, y, reward, next_state, terminated, self.state_names_)
-        states, actions, statistics = _merge(
-            self.states_, self.actions_, self.statistics_, data
+        data, new = self._count(
+            *(X, y, reward, next_state, terminated), self.state_names_
+        )
+        states, actions, statistics = merge(
+            (self.states_, self.actions_, self.statistics_),
+            (data.states, data.actions, new),
         )
         added = actions[encode(actions, self.actions_) < 0]
         if len(added):
@@ -357,6 +362,29 @@ class OfflinePolicyEstimator(BaseEstimator):
         policy.device = restored_device(policy.device) if device is None else device
         return policy
 
+    def _count(
+        self,
+        X: Any,
+        y: Any,
+        reward: Any,
+        next_state: Any,
+        terminated: Any,
+        state_names: list[str] | None = None,
+    ) -> tuple[Transitions | SufficientStatistics, Statistics]:
+        """Return what holds labels and names, and the statistics over these."""
+        columns = (y, reward, next_state, terminated)
+        table = all(column is None for column in columns)
+        if not (table and (isinstance(X, SufficientStatistics) or is_lazy(X))):
+            data = self._read(X, *columns, state_names)
+            return data, count(data)
+        check_gamma(self.gamma)
+        reward_range = check_reward_range(self.reward_range)
+        if not isinstance(X, SufficientStatistics):
+            X = SufficientStatistics.from_transitions(X, state_names)
+        if reward_range is not None:
+            X.check_reward_range(*reward_range)
+        return X, X.statistics
+
     def _read(
         self,
         X: Any,
@@ -505,30 +533,6 @@ def _unpack_tables(arrays: dict[str, NDArray]) -> dict[str, Any]:
         "statistics_": statistics,
         "n_transitions_": int(statistics.n.sum()),
     }
-
-
-def _count(data: Transitions) -> Statistics:
-    return Statistics.from_codes(
-        data.state,
-        data.action,
-        data.reward,
-        data.next_state,
-        data.terminated,
-        len(data.states),
-        len(data.actions),
-    )
-
-
-def _merge(
-    states: NDArray, actions: NDArray, statistics: Statistics, data: Transitions
-) -> tuple[NDArray, NDArray, Statistics]:
-    """Return labels and statistics of what was counted and of new data together."""
-    states, (old_state, new_state) = factorise([states, data.states])
-    actions, (old_action, new_action) = factorise([actions, data.actions])
-    size = (len(states), len(actions))
-    old = statistics.relabel(old_state, old_action, *size)
-    new = _count(data).relabel(new_state, new_action, *size)
-    return states, actions, old + new
 
 
 def _check_means(statistics: Statistics, low: float, high: float) -> None:

@@ -302,10 +302,7 @@ def _flags(name: str, values: NDArray, unnamed: bool = False) -> NDArray[np.bool
     """Return a boolean column; zeros and ones will do."""
     if values.dtype.kind == "b":
         return values
-    if values.dtype.kind in "iuf":
-        wrong = (values != 0) & (values != 1)
-    else:
-        wrong = np.array([not _is_flag(value) for value in values.tolist()])
+    wrong = not_flags(values)
     if wrong.any():
         count, row = _count_first(wrong)
         value = values[row].item() if values.dtype.kind != "O" else values[row]
@@ -316,6 +313,13 @@ def _flags(name: str, values: NDArray, unnamed: bool = False) -> NDArray[np.bool
             + (ORDER if unnamed else "")
         )
     return values.astype(bool)
+
+
+def not_flags(values: NDArray) -> NDArray[np.bool_]:
+    """Return which values of a column are neither booleans nor 0 or 1."""
+    if values.dtype.kind in "biuf":
+        return (values != 0) & (values != 1)
+    return np.array([not _is_flag(value) for value in values.tolist()], dtype=bool)
 
 
 def _is_flag(value: Any) -> bool:
