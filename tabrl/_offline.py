@@ -167,7 +167,8 @@ class OfflinePolicyEstimator(BaseEstimator):
             If a parameter or the log is not as described; the estimator is then
             not changed.
         """
-        data, statistics = self._count(X, y, reward, next_state, terminated)
+        data = self._read(X, y, reward, next_state, terminated)
+        statistics = count(data)
         warn_of_dead_ends(statistics, data.states, stacklevel=2)
         return self._plan(
             data.states, data.actions, statistics, data.state_names, data.columns
@@ -199,17 +200,16 @@ class OfflinePolicyEstimator(BaseEstimator):
             The estimator itself.
         """
         if not hasattr(self, "statistics_"):
-            data, statistics = self._count(X, y, reward, next_state, terminated)
+            data = self._read(X, y, reward, next_state, terminated)
+            statistics = count(data)
             warn_of_dead_ends(statistics, data.states, stacklevel=2)
             return self._plan(
                 data.states, data.actions, statistics, data.state_names, data.columns
             )
-        data, new = self._count(
-            *(X, y, reward, next_state, terminated), self.state_names_
-        )
+        data = self._read(X, y, reward, next_state, terminated, self.state_names_)
         states, actions, statistics = merge(
             (self.states_, self.actions_, self.statistics_),
-            (data.states, data.actions, new),
+            (data.states, data.actions, count(data)),
         )
         added = actions[encode(actions, self.actions_) < 0]
         if len(added):
@@ -362,29 +362,6 @@ class OfflinePolicyEstimator(BaseEstimator):
         policy.device = restored_device(policy.device) if device is None else device
         return policy
 
-    def _count(
-        self,
-        X: Any,
-        y: Any,
-        reward: Any,
-        next_state: Any,
-        terminated: Any,
-        state_names: list[str] | None = None,
-    ) -> tuple[Transitions | SufficientStatistics, Statistics]:
-        """Return what holds labels and names, and the statistics over these."""
-        columns = (y, reward, next_state, terminated)
-        table = all(column is None for column in columns)
-        if not (table and (isinstance(X, SufficientStatistics) or is_lazy(X))):
-            data = self._read(X, *columns, state_names)
-            return data, count(data)
-        check_gamma(self.gamma)
-        reward_range = check_reward_range(self.reward_range)
-        if not isinstance(X, SufficientStatistics):
-            X = SufficientStatistics.from_transitions(X, state_names)
-        if reward_range is not None:
-            X.check_reward_range(*reward_range)
-        return X, X.statistics
-
     def _read(
         self,
         X: Any,
@@ -393,10 +370,18 @@ class OfflinePolicyEstimator(BaseEstimator):
         next_state: Any = None,
         terminated: Any = None,
         state_names: list[str] | None = None,
-    ) -> Transitions:
+    ) -> Transitions | SufficientStatistics:
         """Check the parameters that the data must agree with, then the data."""
         check_gamma(self.gamma)
         reward_range = check_reward_range(self.reward_range)
+        columns = (y, reward, next_state, terminated)
+        table = all(column is None for column in columns)
+        if table and (isinstance(X, SufficientStatistics) or is_lazy(X)):
+            if not isinstance(X, SufficientStatistics):
+                X = SufficientStatistics.from_transitions(X, state_names)
+            if reward_range is not None:
+                X.check_reward_range(*reward_range)
+            return X
         data = read_transitions(
             *(X, y),
             reward=reward,

@@ -311,8 +311,10 @@ class SufficientStatistics:
             return cls(*labels, statistics, low, high, names, columns)
 
 
-def count(data: Transitions) -> Statistics:
-    """Return the statistics of transitions in memory."""
+def count(data: Transitions | SufficientStatistics) -> Statistics:
+    """Return the statistics of transitions, counted now unless they were before."""
+    if isinstance(data, SufficientStatistics):
+        return data.statistics
     return Statistics.from_codes(
         data.state,
         data.action,
@@ -461,8 +463,8 @@ def _refuse_other_kinds(name: str, first: NDArray, second: NDArray) -> None:
         (other, other_label), *_ = kinds[1].items()
         raise TypeError(
             "Statistics that are added must have the same kind of labels. Found "
-            f"{kind} in the {name} of one ({label!r}) and {other} in those of the other "
-            f"({other_label!r}). Convert one of them before it is counted."
+            f"{kind} in the {name} of one ({label!r}) and {other} in those of the "
+            f"other ({other_label!r}). Convert one of them before it is counted."
         )
 
 
