@@ -1,6 +1,7 @@
 """Labels of states and actions: from any container to arrays of one label per row."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import narwhals as nw
@@ -76,6 +77,76 @@ def as_labels(values: Any, names: Sequence[str] | None = None) -> NDArray:
             f"{values!r:.80}. Put a single label in a list."
         )
     return _from_list(list(values))
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """Labels by their codes: the same few strings over many rows.
+
+    Attributes
+    ----------
+    distinct : array of shape (n_distinct,)
+        What `as_labels` gives, each label once, in order of appearance.
+    codes : int64 array of shape (n,)
+        Positions in `distinct`, -1 where a label is missing.
+    """
+
+    distinct: NDArray
+    codes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def as_coded(values: Any, names: Sequence[str] | None = None) -> NDArray | Coded:
+    """Return one label per row as `as_labels` does, text by its codes.
+
+    The library that holds a column of text hashes it where it is. To make a Python
+    string of each row takes many times longer.
+
+    Parameters
+    ----------
+    values, names
+        As in `as_labels`.
+
+    Returns
+    -------
+    array of shape (n,) or Coded
+    """
+    series = nw.from_native(values, pass_through=True, allow_series=True)
+    if isinstance(series, nw.Series) and isinstance(
+        series.dtype, nw.String | nw.Categorical | nw.Enum
+    ):
+        if series.implementation.is_pandas_like():
+            codes, distinct = series.to_native().factorize()
+            return Coded(objects(distinct.tolist()), codes.astype(np.int64))
+        if series.implementation.is_polars():
+            return _polars_codes(series)
+        if series.implementation.is_pyarrow() and series.dtype == nw.String:
+            encoded = series.to_native().dictionary_encode().combine_chunks()
+            codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+            distinct = objects(encoded.dictionary.to_pylist())
+            return Coded(distinct, codes.astype(np.int64))
+    return as_labels(values, names)
+
+
+def _polars_codes(series: nw.Series) -> Coded:
+    text = series.to_native()
+    if series.dtype == nw.String:
+        series = series.cast(nw.Categorical)
+    # A category may have any number: other columns have some of them.
+    number = series.to_native().to_physical()
+    gap = number.is_null().to_numpy()
+    number = number.fill_null(0).to_numpy().astype(np.int64)
+    rows = np.flatnonzero(~gap)
+    first = np.full(int(number.max(initial=0)) + 1, -1)
+    first[number[rows[::-1]]] = rows[::-1]  # of rows with one number the first stays
+    where = np.sort(first[first >= 0])
+    place = np.full(len(first), -1)
+    place[number[where]] = np.arange(len(where))
+    codes = place[number]
+    codes[gap] = -1
+    return Coded(objects(text.gather(where).to_list()), codes)
 
 
 def label_names(values: Any) -> list[str] | None:

@@ -423,7 +423,7 @@ def _refuse_wrong(columns: dict[str, Any], n: NDArray[np.float64]) -> None:
         flags[name] = as_labels(columns[name])
         wrong = not_flags(flags[name])
         if wrong.any():
-            first = flags[name][wrong.argmax()]
+            first = flags[name][wrong].tolist()[0]
             raise ValueError(
                 f"Column '{name}' must be boolean (or 0 and 1). Found "
                 f"{int(n[wrong].sum())} other values ({first!r} for one). Convert it "
