@@ -19,6 +19,7 @@ from tabrl._evaluation import SmallSampleWarning
 from tabrl._offline import OfflinePolicyEstimator
 from tabrl._online import OnlineAgent
 from tabrl._policy_value import PolicyValue
+from tabrl._sufficient import SufficientStatistics
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "PolicyValue",
     "RegretDisplay",
     "SmallSampleWarning",
+    "SufficientStatistics",
     "__version__",
     "datasets",
     "fetch_checkpoint",

@@ -25,8 +25,8 @@ from tabrl._checks import check_device
 from tabrl._dead_ends import warn_of_dead_ends
 from tabrl._files import replacing
 from tabrl._labels import python_values
-from tabrl._offline import _count, _merge
 from tabrl._reading import read_batches
+from tabrl._sufficient import count, merge
 
 _COLUMNS = ("state", "action", "probability", "value", "low", "high", "visits")
 
@@ -205,10 +205,8 @@ def _fit(arguments: argparse.Namespace) -> None:
         except (TypeError, ValueError) as error:
             where = f"Counting rows from {rows} of {arguments.log}: " if rows else ""
             raise type(error)(f"{where}{error}") from error
-        if total:
-            total = _merge(*total, data)
-        else:
-            total = data.states, data.actions, _count(data)
+        new = data.states, data.actions, count(data)
+        total = merge(total, new) if total else new
         names = data.state_names
         rows += len(table)
     if total is None:

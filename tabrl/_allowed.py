@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tabrl._checks import some
 from tabrl._codes import encode, factorise
 from tabrl._labels import as_labels, objects, python_values
+from tabrl._sufficient import SufficientStatistics
 from tabrl._transitions import Transitions
 
 # The column of a log, and the argument of fit.
@@ -138,7 +139,9 @@ class AllowedActions:
         return self.__dict__ | {"rule": None}
 
 
-def read_allowed(given: Any, X: Any, data: Transitions) -> AllowedActions | None:
+def read_allowed(
+    given: Any, X: Any, data: Transitions | SufficientStatistics
+) -> AllowedActions | None:
     """Return what the user says of allowed actions, None if nothing.
 
     Parameters
@@ -155,9 +158,11 @@ def read_allowed(given: Any, X: Any, data: Transitions) -> AllowedActions | None
     ValueError, TypeError
         If it is in none of these forms, or both were given.
     """
-    column = column_of(X, COLUMN)
+    column = None if isinstance(data, SufficientStatistics) else column_of(X, COLUMN)
     if given is None:
-        return None if column is None else _of_rows(column, data)
+        if column is None or isinstance(data, SufficientStatistics):
+            return None
+        return _of_rows(column, data)
     if column is not None:
         raise ValueError(
             "allowed_actions must be given once. Got it as an argument and as a column "
@@ -173,15 +178,19 @@ def read_allowed(given: Any, X: Any, data: Transitions) -> AllowedActions | None
     return _of_table(given)
 
 
-def check_taken(allowed: AllowedActions | None, data: Transitions) -> None:
+def check_taken(
+    allowed: AllowedActions | None, data: Transitions | SufficientStatistics
+) -> None:
     """Refuse a log with an action that its state does not allow.
+
+    What was only counted has no rows to name: the estimator names the pair.
 
     Raises
     ------
     ValueError
         With the first such row.
     """
-    if allowed is None:
+    if allowed is None or isinstance(data, SufficientStatistics):
         return
     codes = np.unique(data.state)
     masks = np.ones((len(data.states), len(data.actions)), bool)

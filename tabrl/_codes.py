@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tabrl._labels import (
     MAX_EXACT,
+    Coded,
     as_labels,
     is_missing,
     objects,
@@ -89,14 +90,14 @@ def encode(
 
 
 def factorise(
-    columns: Sequence[NDArray],
+    columns: Sequence[NDArray | Coded],
 ) -> tuple[NDArray, list[NDArray[np.int64]]]:
     """Return the distinct labels of all columns together, and each column's codes.
 
     Parameters
     ----------
-    columns : sequence of arrays
-        Made by `as_labels`.
+    columns : sequence of arrays or Coded
+        Made by `as_labels` or `as_coded`.
 
     Returns
     -------
@@ -112,6 +113,19 @@ def factorise(
         If floats are so large that they may be other integers, rounded; or if dates
         do not fit one unit.
     """
+    labels, codes = _factorise(
+        [column.distinct if isinstance(column, Coded) else column for column in columns]
+    )
+    for i, column in enumerate(columns):
+        if isinstance(column, Coded):
+            codes[i] = np.append(codes[i], -1)[column.codes]  # -1 takes the last
+    return labels, codes
+
+
+def _factorise(
+    columns: Sequence[NDArray],
+) -> tuple[NDArray, list[NDArray[np.int64]]]:
+    """Factorise arrays."""
     kinds = {column.dtype.kind for column in columns}
     if kinds <= {"i", "u", "b", "f"}:
         if "f" in kinds:

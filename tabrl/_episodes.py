@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tabrl._codes import factorise
 from tabrl._labels import as_labels
 from tabrl._persistence import check_array
+from tabrl._sufficient import SufficientStatistics
 from tabrl._transitions import Transitions
 
 # So many rows tell of most shuffled logs that their rows do not follow each other.
@@ -95,9 +96,11 @@ class Episodes:
 
 
 def read_episodes(
-    columns: Mapping[str, Any], data: Transitions, gamma: float
+    columns: Mapping[str, Any],
+    data: Transitions | SufficientStatistics,
+    gamma: float,
 ) -> Episodes | None:
-    """Return the episodes of a log, None where they are not known.
+    """Return the episodes of a log, None where they are not known, or only counted.
 
     Parameters
     ----------
@@ -113,6 +116,8 @@ def read_episodes(
     Episodes or None
         See `order_episodes`.
     """
+    if isinstance(data, SufficientStatistics):
+        return None
     ordered = order_episodes(columns, data)
     if ordered is None:
         return None

@@ -1,6 +1,7 @@
 """Labels of states and actions: from any container to arrays of one label per row."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import narwhals as nw
@@ -58,7 +59,7 @@ def as_labels(values: Any, names: Sequence[str] | None = None) -> NDArray:
     if isinstance(values, nw.LazyFrame):
         values = values.collect()
     if isinstance(values, nw.DataFrame):
-        order = _in_order(values.columns, names)
+        order = in_order(values.columns, names)
         columns = [_from_series(column) for column in map(values.get_column, order)]
         if not columns:
             raise ValueError("Labels need at least one column. Got a frame with none.")
@@ -76,6 +77,76 @@ def as_labels(values: Any, names: Sequence[str] | None = None) -> NDArray:
             f"{values!r:.80}. Put a single label in a list."
         )
     return _from_list(list(values))
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """Labels by their codes: the same few strings over many rows.
+
+    Attributes
+    ----------
+    distinct : array of shape (n_distinct,)
+        What `as_labels` gives, each label once, in order of appearance.
+    codes : int64 array of shape (n,)
+        Positions in `distinct`, -1 where a label is missing.
+    """
+
+    distinct: NDArray
+    codes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def as_coded(values: Any, names: Sequence[str] | None = None) -> NDArray | Coded:
+    """Return one label per row as `as_labels` does, text by its codes.
+
+    The library that holds a column of text hashes it where it is. To make a Python
+    string of each row takes many times longer.
+
+    Parameters
+    ----------
+    values, names
+        As in `as_labels`.
+
+    Returns
+    -------
+    array of shape (n,) or Coded
+    """
+    series = nw.from_native(values, pass_through=True, allow_series=True)
+    if isinstance(series, nw.Series) and isinstance(
+        series.dtype, nw.String | nw.Categorical | nw.Enum
+    ):
+        if series.implementation.is_pandas_like():
+            codes, distinct = series.to_native().factorize()
+            return Coded(objects(distinct.tolist()), codes.astype(np.int64))
+        if series.implementation.is_polars():
+            return _polars_codes(series)
+        if series.implementation.is_pyarrow() and series.dtype == nw.String:
+            encoded = series.to_native().dictionary_encode().combine_chunks()
+            codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+            distinct = objects(encoded.dictionary.to_pylist())
+            return Coded(distinct, codes.astype(np.int64))
+    return as_labels(values, names)
+
+
+def _polars_codes(series: nw.Series) -> Coded:
+    text = series.to_native()
+    if series.dtype == nw.String:
+        series = series.cast(nw.Categorical)
+    # A category may have any number: other columns have some of them.
+    number = series.to_native().to_physical()
+    gap = number.is_null().to_numpy()
+    number = number.fill_null(0).to_numpy().astype(np.int64)
+    rows = np.flatnonzero(~gap)
+    first = np.full(int(number.max(initial=0)) + 1, -1)
+    first[number[rows[::-1]]] = rows[::-1]  # of rows with one number the first stays
+    where = np.sort(first[first >= 0])
+    place = np.full(len(first), -1)
+    place[number[where]] = np.arange(len(where))
+    codes = place[number]
+    codes[gap] = -1
+    return Coded(objects(text.gather(where).to_list()), codes)
 
 
 def label_names(values: Any) -> list[str] | None:
@@ -101,8 +172,25 @@ def label_names(values: Any) -> list[str] | None:
     return names if several else None
 
 
-def _in_order(found: Sequence[str], names: Sequence[str] | None) -> Sequence[str]:
-    """Return the columns in the order of `names`, refusing others."""
+def in_order(found: Sequence[str], names: Sequence[str] | None) -> Sequence[str]:
+    """Return the columns in the order of `names`, refusing others.
+
+    Parameters
+    ----------
+    found : sequence of str
+        Names of the columns that there are.
+    names : sequence of str or None
+        Names that there must be; any if None.
+
+    Returns
+    -------
+    sequence of str
+
+    Raises
+    ------
+    ValueError
+        If one is missing or was not expected.
+    """
     if names is None or (len(found) < 2 and len(names) < 2):
         return found
     unseen = [name for name in found if name not in names]
@@ -123,7 +211,7 @@ def _in_order(found: Sequence[str], names: Sequence[str] | None) -> Sequence[str
 def _from_series(series: nw.Series, names: Sequence[str] | None = None) -> NDArray:
     dtype = series.dtype
     if isinstance(dtype, nw.Struct):
-        order = _in_order([field.name for field in dtype.fields], names)
+        order = in_order([field.name for field in dtype.fields], names)
         rows = series.to_list()
         return objects(tuple(row[n] for n in order) if row else row for row in rows)
     if isinstance(dtype, _AS_LISTS):

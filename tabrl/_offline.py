@@ -33,7 +33,7 @@ from tabrl._checks import (
     restored_device,
     some,
 )
-from tabrl._codes import encode, factorise
+from tabrl._codes import encode
 from tabrl._columns import table_columns
 from tabrl._coverage import as_table, coverage
 from tabrl._dead_ends import warn_of_dead_ends
@@ -48,6 +48,7 @@ from tabrl._files import replacing
 from tabrl._html import notebook_summary
 from tabrl._inference import at_quantile, most_probable, solve
 from tabrl._labels import as_labels, objects, python_values
+from tabrl._lazy import is_lazy
 from tabrl._persistence import (
     check_array,
     pack_random_state,
@@ -68,6 +69,7 @@ from tabrl._policy_value import (
 )
 from tabrl._report import report_page
 from tabrl._statistics import Statistics
+from tabrl._sufficient import SufficientStatistics, count, merge
 from tabrl._transitions import Transitions, read_transitions
 
 # The fitted arrays that a saved policy holds, besides the statistics.
@@ -190,12 +192,14 @@ class OfflinePolicyEstimator(BaseEstimator):
 
         Parameters
         ----------
-        X : data frame, dict of arrays, structured array or array of shape (n, 5)
+        X : data frame, lazy frame, dict of arrays, array or SufficientStatistics
             The log, with the columns ``state, action, reward, next_state,
             terminated`` (arrays without names: in this order) and optionally
             ``truncated, episode, step``. Without ``next_state`` the next row of
             the episode gives it. If ``y`` is given, the states alone; rows of
-            several columns are one label each.
+            several columns are one label each. A polars LazyFrame, a DuckDB relation,
+            a pyarrow Dataset or a Dask data frame is counted by its engine, needs
+            ``next_state``, and is never in memory as a whole.
         y : array-like of shape (n,), optional
             The actions, if ``X`` holds the states alone.
         reward, next_state, terminated : array-like of shape (n,), optional
@@ -269,8 +273,9 @@ class OfflinePolicyEstimator(BaseEstimator):
         else:
             allowed = self._allowed.updated(allowed)
         check_taken(allowed, data)
-        states, actions, statistics = _merge(
-            self.states_, self.actions_, self.statistics_, data
+        states, actions, statistics = merge(
+            (self.states_, self.actions_, self.statistics_),
+            (data.states, data.actions, count(data)),
         )
         added = actions[encode(actions, self.actions_) < 0]
         if len(added):
@@ -721,10 +726,18 @@ class OfflinePolicyEstimator(BaseEstimator):
         next_state: Any = None,
         terminated: Any = None,
         state_names: list[str] | None = None,
-    ) -> Transitions:
+    ) -> Transitions | SufficientStatistics:
         """Check the parameters that the data must agree with, then the data."""
         check_gamma(self.gamma)
         reward_range = check_reward_range(self.reward_range)
+        columns = (y, reward, next_state, terminated)
+        table = all(column is None for column in columns)
+        if table and (isinstance(X, SufficientStatistics) or is_lazy(X)):
+            if not isinstance(X, SufficientStatistics):
+                X = SufficientStatistics.from_transitions(X, state_names)
+            if reward_range is not None:
+                X.check_reward_range(*reward_range)
+            return X
         data = read_transitions(
             *(X, y),
             reward=reward,
@@ -745,12 +758,15 @@ class OfflinePolicyEstimator(BaseEstimator):
         return data
 
     def _plan_first(
-        self, table: Any, data: Transitions, allowed_actions: Any
+        self,
+        table: Any,
+        data: Transitions | SufficientStatistics,
+        allowed_actions: Any,
     ) -> OfflinePolicyEstimator:
         """Plan with a log alone; ``table`` is None where its columns came apart."""
         allowed = read_allowed(allowed_actions, table, data)
         check_taken(allowed, data)
-        statistics = _count(data)
+        statistics = count(data)
         warn_of_dead_ends(statistics, data.states, stacklevel=3)
         return self._plan(
             *(data.states, data.actions, statistics, data.state_names, data.columns),
@@ -886,7 +902,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         actions = [*python_values(data.actions), *python_values(more)]
         column = encode(objects(actions), self.actions_)
         n_actions = len(actions)
-        statistics = replace(_count(data), n_actions=n_actions)
+        statistics = replace(count(data), n_actions=n_actions)
         device = check_device(self.device)
         active, batch = _decided(
             statistics, gamma, check_reward_range(self.reward_range), None, False
@@ -1096,33 +1112,10 @@ def _without_rare(
     return left - logsumexp(left, axis=1, keepdims=True)
 
 
-def _count(data: Transitions) -> Statistics:
-    return Statistics.from_codes(
-        data.state,
-        data.action,
-        data.reward,
-        data.next_state,
-        data.terminated,
-        len(data.states),
-        len(data.actions),
-    )
-
-
 def _columns(table: Any) -> dict[str, Any]:
-    """Return the columns of a table, none where there is no table."""
-    return {} if table is None else table_columns(table)[0]
-
-
-def _merge(
-    states: NDArray, actions: NDArray, statistics: Statistics, data: Transitions
-) -> tuple[NDArray, NDArray, Statistics]:
-    """Return labels and statistics of what was counted and of new data together."""
-    states, (old_state, new_state) = factorise([states, data.states])
-    actions, (old_action, new_action) = factorise([actions, data.actions])
-    size = (len(states), len(actions))
-    old = statistics.relabel(old_state, old_action, *size)
-    new = _count(data).relabel(new_state, new_action, *size)
-    return states, actions, old + new
+    """Return the columns of a table, none where there is no table in memory."""
+    counted = isinstance(table, SufficientStatistics) or is_lazy(table)
+    return {} if table is None or counted else table_columns(table)[0]
 
 
 def _check_means(statistics: Statistics, low: float, high: float) -> None:

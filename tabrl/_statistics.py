@@ -155,6 +155,64 @@ class Statistics:
         )
 
     @classmethod
+    def from_counts(
+        cls,
+        state: NDArray[np.int64],
+        action: NDArray[np.int64],
+        next_state: NDArray[np.int64],
+        terminated: NDArray[np.bool_],
+        n: NDArray[np.float64],
+        reward_sum: NDArray[np.float64],
+        reward_sq_sum: NDArray[np.float64],
+        n_states: int,
+        n_actions: int,
+    ) -> Statistics:
+        """Sum rows that stand for several transitions each.
+
+        Parameters
+        ----------
+        state, action, next_state, terminated : array of shape (n_rows,)
+            As in `from_codes`.
+        n, reward_sum, reward_sq_sum : array of shape (n_rows,)
+            How many transitions a row stands for, the sum of their rewards, and of the
+            squares of these.
+        n_states, n_actions : int
+            How many states and actions are known.
+
+        Returns
+        -------
+        Statistics
+            The order of the rows has no effect but for rounding.
+
+        Raises
+        ------
+        ValueError
+            If a code is out of range.
+        """
+        _check_codes("state", state, n_states)
+        _check_codes("action", action, n_actions)
+        _check_codes("next_state", next_state[~terminated], n_states)
+        # Engines return groups in any order: sums must not depend on it.
+        rows = np.lexsort((reward_sum, n, terminated, next_state, action, state))
+        state, action, n = state[rows], action[rows], n[rows]
+        ended = terminated[rows]
+        goes_on = np.flatnonzero(~ended)
+        part = cls(
+            n_states,
+            n_actions,
+            pair_state=state,
+            pair_action=action,
+            n=n,
+            reward_sum=reward_sum[rows],
+            reward_sq_sum=reward_sq_sum[rows],
+            n_terminated=np.where(ended, n, 0.0),
+            edge_pair=goes_on,
+            edge_next=next_state[rows][goes_on],
+            edge_count=n[goes_on],
+        )
+        return _assemble(n_states, n_actions, part)
+
+    @classmethod
     def _of_keys(
         cls,
         n_states: int,

@@ -17,10 +17,11 @@ from tabrl._columns import (
     refuse_whole_table,
     table_columns,
 )
-from tabrl._labels import as_labels, label_names
+from tabrl._labels import Coded, as_coded, as_labels, label_names
 
 __all__ = ["Transitions", "as_labels", "encode", "read_transitions"]
 
+_LABELS = ("state", "action", "next_state", "episode")
 # The sum of squared rewards stays finite below this.
 MAX_REWARD = 1e140
 # The squares of rewards that are all smaller vanish, and with them what is known of
@@ -210,9 +211,7 @@ def read_transitions(
     )
 
 
-def _arrays(
-    columns: dict[str, Any], state_names: list[str] | None
-) -> dict[str, NDArray]:
+def _arrays(columns: dict[str, Any], state_names: list[str] | None) -> dict[str, Any]:
     """Return columns as arrays of equal length, at least one row.
 
     Without next states, the states may be one more than the rows.
@@ -226,7 +225,8 @@ def _arrays(
             continue
         try:
             names = state_names if name in ("state", "next_state") else None
-            arrays[name] = as_labels(column, names)
+            read = as_coded if name in _LABELS else as_labels
+            arrays[name] = read(column, names)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Column '{name}': {error}") from error
         except ArithmeticError as error:  # a library compares a signalling NaN
@@ -307,10 +307,7 @@ def _flags(name: str, values: NDArray, unnamed: bool = False) -> NDArray[np.bool
     """Return a boolean column; zeros and ones will do."""
     if values.dtype.kind == "b":
         return values
-    if values.dtype.kind in "iuf":
-        wrong = (values != 0) & (values != 1)
-    else:
-        wrong = np.array([not _is_flag(value) for value in values.tolist()])
+    wrong = not_flags(values)
     if wrong.any():
         count, row = _count_first(wrong)
         value = values[row].item() if values.dtype.kind != "O" else values[row]
@@ -323,6 +320,13 @@ def _flags(name: str, values: NDArray, unnamed: bool = False) -> NDArray[np.bool
     return values.astype(bool)
 
 
+def not_flags(values: NDArray) -> NDArray[np.bool_]:
+    """Return which values of a column are neither booleans nor 0 or 1."""
+    if values.dtype.kind in "biuf":
+        return (values != 0) & (values != 1)
+    return np.array([not _is_flag(value) for value in values.tolist()], dtype=bool)
+
+
 def _is_flag(value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return True
@@ -332,12 +336,14 @@ def _is_flag(value: Any) -> bool:
         return False
 
 
-def _warn_booleans(arrays: dict[str, NDArray]) -> None:
+def _warn_booleans(arrays: dict[str, Any]) -> None:
     """Say what becomes of True and False among numbers."""
     for names in (("action",), ("state", "next_state")):
         kinds = set()
         for name in names:
             array = arrays.get(name)
+            if isinstance(array, Coded):
+                array = array.distinct
             if array is not None and array.dtype.kind != "O":
                 kinds.add(array.dtype.type)
             elif array is not None:
@@ -388,8 +394,11 @@ def _state_codes(
         hint="A truncated transition has a next state too: add it, or drop the row.",
     )
     if states.dtype.kind == "O":
-        from_state = label_kinds(states[np.unique(code)].tolist())
-        from_next = label_kinds(states[np.unique(successor[successor >= 0])].tolist())
+        size = len(states)
+        left = np.bincount(code, minlength=size) > 0
+        entered = np.bincount(successor[successor >= 0], minlength=size) > 0
+        from_state = label_kinds(states[left].tolist())
+        from_next = label_kinds(states[entered].tolist())
         if from_next and from_state.keys().isdisjoint(from_next):
             (kind, label), *_ = from_state.items()
             (next_kind, next_label), *_ = from_next.items()

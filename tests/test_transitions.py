@@ -1013,5 +1013,5 @@ def test_swapped_columns_without_names():
 def test_missing_of_pandas_beside_times():
     times = np.array(["2024-01-01T05", "2024-01-02T05"], "M8[ns]")
     assert codes_of(times, [pd.NA, FIVE]) == [0, 1, -1, 0]
-    with pytest.raises(TypeError, match="hashable. Found a Decimal"):
+    with pytest.raises(TypeError, match=r"hashable\. Found a Decimal"):
         codes_of(times, [Decimal("sNaN"), FIVE])

@@ -1,0 +1,323 @@
+"""Logs that their engine counts, and statistics with labels."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from tabrl import OfflinePolicyEstimator, SufficientStatistics
+
+# narwhals announces a package of its own for Dask, and Dask uses an old keyword.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Dask support is moving:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.reset_index"),
+]
+
+N_ROWS = 300
+LABELS = {
+    "integers": int,
+    "strings": lambda code: f"s{code}",
+    "dates": lambda code: dt.datetime(2026, 1, 1) + dt.timedelta(days=int(code)),
+    "structs": lambda code: {"y": f"p{code // 3}", "x": int(code) % 3},
+}
+LAZY = ["polars lazy", "polars scan", "pyarrow dataset", "duckdb", "dask"]
+
+
+def log_of(kind: str, seed: int = 0) -> dict[str, list]:
+    """Return a log of whole rewards; no next state is known of an end."""
+    rng = np.random.default_rng(seed)
+    label = LABELS[kind]
+    ended = rng.random(N_ROWS) < 0.1
+    # All states occur as 'state', or a warning would say so.
+    state = np.arange(N_ROWS) % 6
+    successor = rng.integers(0, 6, N_ROWS)
+    return {
+        "action": [f"a{code}" for code in rng.integers(0, 3, N_ROWS)],
+        "state": [label(code) for code in state],
+        "next_state": [
+            None if end else label(code)
+            for code, end in zip(successor, ended, strict=True)
+        ],
+        "reward": rng.integers(-3, 4, N_ROWS).astype(float).tolist(),
+        "terminated": ended.tolist(),
+    }
+
+
+def as_engine(engine: str, log, folder, split: int = 100):
+    """Return a log in an engine, in two files where it reads files."""
+    table = log if isinstance(log, pa.Table) else pl.DataFrame(log).to_arrow()
+    if engine == "polars lazy":
+        return pl.from_arrow(table).lazy()
+    folder.mkdir(exist_ok=True)
+    pq.write_table(table.slice(0, split), folder / "0.parquet")
+    pq.write_table(table.slice(split), folder / "1.parquet")
+    if engine == "polars scan":
+        return pl.scan_parquet(folder / "*.parquet")
+    if engine == "pyarrow dataset":
+        return ds.dataset(folder)
+    if engine == "duckdb":
+        duckdb = pytest.importorskip("duckdb")
+        return duckdb.read_parquet([str(folder / f"{i}.parquet") for i in (0, 1)])
+    return pytest.importorskip("dask.dataframe").read_parquet(folder)
+
+
+def count(log) -> SufficientStatistics:
+    return SufficientStatistics.from_transitions(log)
+
+
+def fit(log) -> OfflinePolicyEstimator:
+    return OfflinePolicyEstimator(gamma=0.9, random_state=0).fit(log)
+
+
+def assert_same(one: SufficientStatistics, other: SufficientStatistics) -> None:
+    """Compare to the last bit: whole rewards are summed without rounding."""
+    for name in ("states", "actions"):
+        labels = [getattr(counted, name) for counted in (one, other)]
+        assert labels[0].dtype == labels[1].dtype
+        assert repr(labels[0].tolist()) == repr(labels[1].tolist())
+    for name, value in vars(one.statistics).items():
+        np.testing.assert_array_equal(value, getattr(other.statistics, name), name)
+    assert (one.reward_low, one.reward_high) == (other.reward_low, other.reward_high)
+    assert one.state_names == other.state_names
+
+
+@pytest.mark.parametrize("engine", LAZY)
+@pytest.mark.parametrize("kind", LABELS)
+def test_engines_count_what_memory_does(engine, kind, tmp_path):
+    if engine == "dask" and kind == "structs":
+        pytest.skip("pandas has no structs")
+    log = log_of(kind)
+    lazy = as_engine(engine, log, tmp_path)
+    eager = pl.DataFrame(log)
+    assert_same(count(lazy), count(eager))
+    policy, expected = fit(lazy), fit(eager)
+    np.testing.assert_array_equal(policy._policy, expected._policy)
+    np.testing.assert_array_equal(policy._values, expected._values)
+    assert policy.columns_ == expected.columns_
+    assert policy.state_names_ == expected.state_names_
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pa.table, dict])
+def test_tables_in_memory_have_the_same_statistics(frame):
+    log = log_of("strings")
+    assert_same(count(frame(log)), count(log))
+
+
+def test_lazy_frames_are_not_collected_whole(monkeypatch):
+    lazy = pl.LazyFrame(log_of("integers"))
+    heights = []
+    collect = pl.LazyFrame.collect
+
+    def spy(self, *args, **kwargs):
+        found = collect(self, *args, **kwargs)
+        heights.append(found.height)
+        return found
+
+    monkeypatch.setattr(pl.LazyFrame, "collect", spy)
+    count(lazy)
+    assert heights
+    assert max(heights) < N_ROWS
+
+
+@pytest.mark.parametrize("engine", LAZY)
+def test_partial_fit_adds_lazy_frames(engine, tmp_path):
+    parts = [log_of("strings", seed) for seed in (0, 1)]
+    policy = fit(pl.DataFrame(parts[0]))
+    policy.partial_fit(as_engine(engine, parts[1], tmp_path))
+    together = fit(pl.concat(map(pl.DataFrame, parts)))
+    np.testing.assert_array_equal(policy._policy, together._policy)
+
+
+# Faults: the message names the column and counts rows, and nothing is fitted
+
+
+FAULTS = {
+    "null state": ("state", None, r"'state' must not be missing.*Found 2 missing"),
+    "null action": ("action", None, r"'action' must not be missing.*Found 2 missing"),
+    "null next": ("next_state", None, r"'next_state' must not.*Found 2 missing"),
+    "nan": ("reward", float("nan"), r"'reward' must be finite. Found 2 non-finite"),
+    "null reward": ("reward", None, r"'reward' must be finite. Found 2 non-finite"),
+    "infinite": ("reward", float("-inf"), r"'reward' must be finite. Found 2 non-fin"),
+    "huge": ("reward", -1e150, r"'reward' must be below 1e\+140.*Found 2 larger"),
+    "null flag": ("terminated", None, r"'terminated' must be boolean.*Found 2 other"),
+}
+
+
+@pytest.mark.parametrize("engine", LAZY)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_counted(engine, fault, tmp_path):
+    column, value, message = FAULTS[fault]
+    log = log_of("strings")
+    rows = [row for row in range(N_ROWS) if not log["terminated"][row]]
+    for row in (rows[3], rows[-3]):  # one in each file
+        log[column][row] = value
+    policy = OfflinePolicyEstimator()
+    with pytest.raises(ValueError, match=message):
+        policy.fit(as_engine(engine, log, tmp_path))
+    assert not hasattr(policy, "states_")
+
+
+def test_a_flag_of_two_is_none():
+    log = pl.DataFrame(log_of("integers")).with_columns(pl.col("terminated").cast(int))
+    assert_same(count(log.lazy()), count(log_of("integers")))
+    wrong = (log["terminated"] == 0).sum()  # they become 2
+    message = rf"'terminated' must be boolean.*Found {wrong} other values \(2 "
+    with pytest.raises(ValueError, match=message):
+        count(log.lazy().with_columns(terminated=2 - pl.col("terminated")))
+
+
+@pytest.mark.parametrize("engine", LAZY)
+def test_other_kinds_of_labels_in_next_states_are_refused(engine, tmp_path):
+    log = log_of("strings") | {"next_state": [7] * N_ROWS}
+    with pytest.raises(TypeError, match="must hold the same kind of labels"):
+        fit(as_engine(engine, log, tmp_path))
+
+
+@pytest.mark.parametrize("engine", LAZY)
+def test_rewards_of_text_are_refused(engine, tmp_path):
+    log = log_of("integers") | {"reward": ["1"] * N_ROWS}
+    with pytest.raises(TypeError, match="'reward' must be numeric"):
+        fit(as_engine(engine, log, tmp_path))
+
+
+@pytest.mark.parametrize("engine", LAZY)
+def test_episodes_have_to_be_collected(engine, tmp_path):
+    log = log_of("integers") | {"episode": [0] * N_ROWS}
+    del log["next_state"]
+    with pytest.raises(ValueError, match=r"Found 'episode'.*collect\(\)"):
+        fit(as_engine(engine, log, tmp_path))
+
+
+def test_allowed_actions_are_given_to_fit():
+    log = log_of("integers")
+    lazy = pl.LazyFrame(log | {"allowed_actions": [1] * N_ROWS})
+    with pytest.raises(ValueError, match=r"'allowed_actions'.*collect\(\)"):
+        fit(lazy)
+    allowed = {state: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] for state in range(100)}
+    one, other = (
+        OfflinePolicyEstimator().fit(table, allowed_actions=allowed)
+        for table in (pl.LazyFrame(log), log)
+    )
+    np.testing.assert_array_equal(one.allowed_actions_, other.allowed_actions_)
+
+
+def test_lists_have_to_be_collected():
+    log = log_of("integers")
+    lists = log | {name: [[x] for x in log[name]] for name in ("state", "next_state")}
+    with pytest.raises(TypeError, match=r"'state' of a lazy table.*collect\(\)"):
+        fit(pl.LazyFrame(lists))
+
+
+@pytest.mark.parametrize("engine", LAZY[1:])
+def test_a_file_that_went_is_an_error(engine, tmp_path):
+    lazy = as_engine(engine, log_of("integers"), tmp_path)
+    (tmp_path / "1.parquet").unlink()
+    if engine == "polars scan":  # it looks for files only now, and finds one
+        lazy = pl.scan_parquet([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+    policy = OfflinePolicyEstimator()
+    with pytest.raises(Exception, match=r"1\.parquet"):
+        policy.fit(lazy)
+    assert not hasattr(policy, "states_")
+
+
+@pytest.mark.parametrize("engine", LAZY)
+def test_rewards_must_lie_in_the_range_one_by_one(engine, tmp_path):
+    log = log_of("integers")
+    policy = OfflinePolicyEstimator(reward_range=(-3, 2.5))
+    # The means of all pairs lie inside.
+    with pytest.raises(ValueError, match=r"Found rewards from -3\.0 to 3\.0"):
+        policy.fit(as_engine(engine, log, tmp_path))
+
+
+# Statistics
+
+
+def test_statistics_of_parts_add_over_other_labels():
+    log = pl.DataFrame(log_of("strings"))
+    first, second = (
+        log.filter(pl.col("state") < "s4"),
+        log.filter(pl.col("action") < "a2"),
+    )
+    assert_same(count(first) + count(second.lazy()), count(pl.concat([first, second])))
+
+
+def test_labels_of_other_kinds_do_not_add():
+    with pytest.raises(TypeError, match=r"same kind of labels.* numbers in the states"):
+        count(log_of("integers")) + count(log_of("strings"))
+
+
+def test_states_of_other_columns_do_not_add():
+    log = pl.DataFrame(log_of("structs"))
+    swapped = log.with_columns(
+        pl.struct(pl.col(name).struct[part] for part in "xy").alias(name)
+        for name in ("state", "next_state")
+    )
+    with pytest.raises(ValueError, match="same state columns in the same order"):
+        count(log) + count(swapped)
+
+
+def test_a_group_by_of_any_engine_is_enough():
+    log = pl.DataFrame(log_of("strings"))
+    reward = pl.col("reward")
+    counts = log.group_by("state", "action", "next_state", "terminated").agg(
+        n=pl.len(),
+        reward_sum=reward.sum(),
+        reward_sq_sum=(reward**2).sum(),
+        reward_min=reward.min(),
+        reward_max=reward.max(),
+    )
+    for table in (counts, counts.lazy(), counts.to_pandas(), counts.to_dict()):
+        assert_same(SufficientStatistics.from_counts(table), count(log))
+
+
+ONE = {
+    "state": ["a"],
+    "action": [0],
+    "next_state": ["a"],
+    "terminated": [False],
+    "n": [4],
+    "reward_sum": [8.0],
+    "reward_sq_sum": [20.0],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": [0]}, "'n' must be finite and more than 0. Found 1 .* row 0"),
+        ({"n": [float("nan")]}, "'n' must be finite"),
+        ({"reward_sum": [float("inf")]}, "'reward_sum' must be finite"),
+        ({"reward_sq_sum": [8.0]}, r"at least reward_sum\*\*2 / n. Found 1 rows"),
+        ({"state": [None]}, "'state' must not be missing. Found 4 missing"),
+        ({"terminated": [3]}, "'terminated' must be boolean .* Found 4 other"),
+        ({name: [] for name in ONE}, "at least one row"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        SufficientStatistics.from_counts(ONE | change)
+
+
+def test_counts_need_their_columns():
+    for name in ("n", "reward_sum", "state", "terminated"):
+        rest = {key: value for key, value in ONE.items() if key != name}
+        with pytest.raises(ValueError, match=f"Missing: '{name}'"):
+            SufficientStatistics.from_counts(rest)
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_files_hold_all_of_it(kind, tmp_path):
+    counted = count(pl.DataFrame(log_of(kind)))
+    counted.save(tmp_path / "part")
+    loaded = SufficientStatistics.load(tmp_path / "part")
+    assert_same(loaded, counted)
+    assert_same(loaded + counted, counted + counted)
+    with pytest.raises(ValueError, match="must be a file written by"):
+        OfflinePolicyEstimator.load(tmp_path / "part")
