@@ -134,7 +134,8 @@ class _Block:
         over all states.
     rows : slice
         The states, of (B, S, ...).
-    known, allowed : Tensor of shape (B, s, 1), (B, s, A, 1)
+    known, allowed, choices : Tensor of shape (B, s, 1), (B, s, A, 1), (B, s, A, 1)
+        Which states are known, what they allow, and what the known ones allow.
     tried : int64 Tensor of shape (P,)
         The pairs that have a visit, the only ones that have anything to attend to.
     edge_at : int64 Tensor of shape (E,)
@@ -147,6 +148,7 @@ class _Block:
     rows: slice
     known: Tensor
     allowed: Tensor
+    choices: Tensor
     tried: Tensor
     edge_at: Tensor
     log_prob: Tensor
@@ -199,6 +201,7 @@ def _block(features: Features, rows: slice, dtype: torch.dtype) -> _Block:
         rows=rows,
         known=features.known[..., None].to(dtype),
         allowed=features.allowed[..., None],
+        choices=(features.known[..., None] & features.allowed)[..., None],
         tried=tried,
         edge_at=position[features.edge_pair],
         log_prob=features.edge_prob.to(dtype).clamp(min=1e-9).log()[:, None],
@@ -257,10 +260,7 @@ class _Layer(nn.Module):
             pair = pair + self.pair_mlp(self.pair_mlp_norm(pair))
             pairs[i] = pair  # in place of the old one, for the sake of memory
 
-            allowed = block.allowed
-            average = (pair * allowed).sum(2) / allowed.sum(2).clamp(min=1)
-            most = pair.masked_fill(~allowed, -1e9).amax(2)
-            pooled = torch.cat([average, most], -1)  # (B, s, 2 d)
+            pooled = torch.cat(_mean_and_max(pair, block.allowed), -1)  # (B, s, 2 d)
             part = state[:, block.rows] + self.pool_pairs(pooled) + of_data
             part = part + self.state_mlp(self.state_mlp_norm(part))
             states.append(part)
@@ -278,8 +278,8 @@ class _Layer(nn.Module):
         """Return the mean over the known states that allow each action, (B, A, d)."""
         sums, n_states = [], []
         for pair, block in zip(pairs, blocks, strict=True):
-            choices = block.known[:, :, None] * block.allowed
-            sums.append((self.pair_norm(pair) * choices).sum(1))
+            choices, x = block.choices, self.pair_norm(pair)
+            sums.append((x if choices.all() else x * choices).sum(1))
             n_states.append(choices.sum(1))
         return torch.stack(sums).sum(0) / torch.stack(n_states).sum(0).clamp(min=1)
 
@@ -324,6 +324,14 @@ class _Layer(nn.Module):
 def _unit(x: Tensor, n_heads: int) -> Tensor:
     """Return the heads' parts (n, heads, d / heads) of rows (n, d), of length one."""
     return functional.normalize(x.unflatten(-1, (n_heads, -1)), dim=-1)
+
+
+def _mean_and_max(pair: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both over the actions that are allowed, (B, s, d)."""
+    if allowed.all():  # which saves two copies of the largest tensor
+        return pair.mean(2), pair.amax(2)
+    mean = (pair * allowed).sum(2) / allowed.sum(2).clamp(min=1)
+    return mean, pair.masked_fill(~allowed, -1e9).amax(2)
 
 
 def _joined(parts: list[Tensor], dim: int = 1) -> Tensor:
