@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 from scipy.sparse.linalg import LinearOperator, bicgstab, splu
 from torch import Tensor
 
@@ -21,16 +22,33 @@ from tabrl._network import Posterior
 # Actions are equally good whose values differ by no more than this share of their size:
 # about what rounding leaves of a plan, far below what data can tell.
 TIE = {torch.float32: 1e-5, torch.float64: 1e-6}
-# Policy iteration changes an action only for more than this share of the values' size,
-# in float64 and in float32: without it, rounding makes it cycle among equal actions.
+# Dense policy iteration changes an action only for more than this share of the values'
+# size, in float64 and in float32: else rounding makes it cycle among equal actions.
 _IMPROVEMENT = 1e-9
 _IMPROVEMENT_SINGLE = 1e-5
-# Residual of the solved values, as a share of their bound.
-_ACCURACY = 1e-11
+# Sparse plans: the residual of the solved values, and the gain for which an action is
+# changed, as shares of the largest reward. A residual of x times that moves no value by
+# more than x times the values' bound, the largest reward over 1 - gamma.
+_ACCURACY = 1e-10
+# Residuals cannot fall below the rounding of the values, in units of their size.
+_ROUNDING = 8 * float(np.finfo(float).eps)
+# A plan with a larger residual than this is refused.
+_REFUSED = 1e-6
 # A reward that no plan accepts, small enough for float32 to add to.
 NEVER = -1e9
-# Below this many states a dense solve is faster than an iterative one.
+# Up to so many states, and entries of a dense (S A, S) array, dense products and solves
+# are faster than sparse ones.
 _DENSE_STATES = 192
+_DENSE_ENTRIES = 2**18
+# A process is local if its states can be numbered so that the mean square distance to a
+# neighbour is at most so many times S: about 1/2 on grids, S/2 where successors are
+# random. Then a sparse factorisation costs as much as ten sweeps; else its factors fill.
+_LOCAL = 16
+# Non-zeros of all rows of a local process together, 12 bytes each.
+_MAX_ENTRIES = 2**25
+# Most multiplications of a factorisation where nothing else helps, about ten seconds.
+_MAX_PRODUCTS = 1e10
+_MAX_POLICIES = 200
 
 
 def greedy(q: Tensor) -> Tensor:
@@ -170,29 +188,54 @@ class SparseProcess:
             return tensor.detach().cpu().numpy()
 
         pair, to = array(features.edge_pair), array(features.edge_next)
-        shape = (s, s)
-        self.edges = sparse.csr_array(
-            (array(posterior.edge_prob), (pair, to)), shape=(s * a, s)
-        )
-        self.siblings_of = sparse.csr_array(
-            (array(features.edge_sibling), (pair // a, to)), shape=shape
-        )
-        self.predecessors_of = sparse.csr_array(
-            (array(features.edge_predecessor), (to, pair // a)), shape=shape
-        )
+        prob = array(posterior.edge_prob)
+        sibling = array(features.edge_sibling)
+        predecessor = array(features.edge_predecessor)
         self.itself = array(posterior.itself)[0]
         self.siblings = array(posterior.siblings)[0]
         self.predecessors = array(posterior.predecessors)[0]
         self.anywhere = array(posterior.anywhere)[0]
         self.gamma = float(features.gamma)
-        self.mixes_slowly = False  # set while solving
+        # The rows of all pairs as one array (S A, S), dense or sparse, or None where it
+        # would be large; "anywhere" is in the dense one only.
+        self.rows: NDArray | sparse.csr_array | None = None
+        if s <= _DENSE_STATES and s * a * s <= _DENSE_ENTRIES:
+            siblings_of = _dense(pair // a, to, sibling, s)
+            predecessors_of = _dense(to, pair // a, predecessor, s)
+            rows = self.itself[..., None] * np.eye(s)[:, None]
+            rows += self.siblings[..., None] * siblings_of[:, None]
+            rows += self.predecessors[..., None] * predecessors_of[:, None]
+            rows += self.anywhere[..., None] / s
+            self.rows = rows.reshape(s * a, s)
+            np.add.at(self.rows, (pair, to), prob)
+            return
+        self.edges = sparse.csr_array((prob, (pair, to)), shape=(s * a, s))
+        self.siblings_of = sparse.csr_array((sibling, (pair // a, to)), shape=(s, s))
+        self.predecessors_of = sparse.csr_array(
+            (predecessor, (to, pair // a)), shape=(s, s)
+        )
+        neighbours = self.siblings_of + self.predecessors_of
+        self._products = _products(neighbours)
+        small = a * (neighbours.nnz + s) <= _MAX_ENTRIES
+        if small and self._products <= _LOCAL * s**2:
+            self.rows = (
+                self.edges
+                + _spread(sparse.eye_array(s, format="csr"), self.itself)
+                + _spread(self.siblings_of, self.siblings)
+                + _spread(self.predecessors_of, self.predecessors)
+            )
 
     def action_values(self, r: NDArray, v: NDArray) -> NDArray:
         """Return q = r + gamma P v, (S, A)."""
-        ahead = (self.edges @ v).reshape(r.shape)
-        ahead += self.itself * v[:, None]
-        ahead += self.siblings * (self.siblings_of @ v)[:, None]
-        ahead += self.predecessors * (self.predecessors_of @ v)[:, None]
+        if self.rows is not None:
+            ahead = (self.rows @ v).reshape(r.shape)
+            if isinstance(self.rows, np.ndarray):
+                return r + self.gamma * ahead
+        else:
+            ahead = (self.edges @ v).reshape(r.shape)
+            ahead += self.itself * v[:, None]
+            ahead += self.siblings * (self.siblings_of @ v)[:, None]
+            ahead += self.predecessors * (self.predecessors_of @ v)[:, None]
         ahead += self.anywhere * v.mean()
         return r + self.gamma * ahead
 
@@ -201,25 +244,32 @@ class SparseProcess:
         r: NDArray,
         action: NDArray,
         guess: NDArray,
-        accuracy: float = _ACCURACY,
+        accuracy: float = 0.0,
     ) -> NDArray:
         """Return the values (S,) of deterministic actions (S,), warm-started.
 
-        The residual of the solution is below ``accuracy`` times the values' bound.
+        The residual of the solution is below ``_ACCURACY`` times the largest reward, or
+        ``accuracy`` times the values' bound where that is more.
+
+        Raises
+        ------
+        ValueError
+            If none is found in bounded time.
         """
         n_states, n_actions = r.shape
         at = np.arange(n_states)
+        pair = at * n_actions + action
         reward = r[at, action]
-        edges = self.edges[at * n_actions + action]
+        if isinstance(self.rows, np.ndarray):
+            system = np.eye(n_states) - self.gamma * self.rows[pair]
+            return np.linalg.solve(system, reward)
+        anywhere = self.anywhere[at, action] / n_states
+        if self.rows is not None:
+            return self._factorise(self.rows[pair], anywhere, reward)
+        edges = self.edges[pair]
         itself = self.itself[at, action]
         siblings = self.siblings[at, action]
         predecessors = self.predecessors[at, action]
-        anywhere = self.anywhere[at, action] / n_states
-        if n_states <= _DENSE_STATES:
-            dense = edges.toarray() + np.diag(itself) + anywhere[:, None]
-            dense += siblings[:, None] * self.siblings_of.toarray()
-            dense += predecessors[:, None] * self.predecessors_of.toarray()
-            return np.linalg.solve(np.eye(n_states) - self.gamma * dense, reward)
 
         def backup(v: NDArray) -> NDArray:
             ahead = edges @ v + itself * v + anywhere * v.sum()
@@ -230,26 +280,81 @@ class SparseProcess:
         system = LinearOperator(
             (n_states, n_states), matvec=lambda v: v - self.gamma * backup(v)
         )
-        scale = np.abs(reward).max() / (1 - self.gamma)
-        v = guess
-        for _ in range(0 if self.mixes_slowly else 3):
-            v, _ = bicgstab(system, reward, x0=v, rtol=accuracy, atol=0.0, maxiter=200)
-            residual = np.abs(reward - system.matvec(v)).max()
-            if residual <= accuracy * (1 + scale):
+        largest = np.abs(reward).max()
+        accepted = max(_ACCURACY, accuracy / (1 - self.gamma)) * largest
+        # Starting values far from the solution would leave their own rounding.
+        v = guess if np.abs(guess).max() * (1 - self.gamma) <= largest else 0 * guess
+        for _ in range(4):
+            residual = reward - system.matvec(v)
+            error = np.abs(residual).max()
+            if error <= accepted + _ROUNDING * np.abs(v).max():
                 return v
-        # Where Krylov methods are slow, on long chains and large grids, the process
-        # is local and its factors stay sparse; where factors fill, it mixes fast.
-        self.mixes_slowly = True
-        chosen = edges + sparse.diags_array(itself)
-        chosen = chosen + sparse.diags_array(siblings) @ self.siblings_of
-        chosen = chosen + sparse.diags_array(predecessors) @ self.predecessors_of
+            step, _ = bicgstab(
+                system, residual, rtol=0.0, atol=accepted / 2, maxiter=200
+            )
+            v = v + step
+        if self._products <= _MAX_PRODUCTS:
+            chosen = edges + sparse.diags_array(itself)
+            chosen = chosen + sparse.diags_array(siblings) @ self.siblings_of
+            chosen = chosen + sparse.diags_array(predecessors) @ self.predecessors_of
+            return self._factorise(chosen, anywhere, reward)
+        raise _refusal(self.gamma, error / max(largest, 1e-300))
+
+    def _factorise(
+        self, chosen: sparse.csr_array, anywhere: NDArray, reward: NDArray
+    ) -> NDArray:
+        """Return the values of chosen rows (S, S) and of ``anywhere`` (S,), exactly."""
+        n_states = len(reward)
         factors = splu(
-            sparse.csc_array(sparse.eye_array(n_states) - self.gamma * chosen)
+            sparse.csc_array(sparse.eye_array(n_states) - self.gamma * chosen),
+            # Rows are dominated by their diagonal, so that no pivoting is needed, and
+            # the order that keeps factors sparse can follow from the pattern alone.
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
         )
         # "Anywhere" has rank one: the formula of Sherman and Morrison (1950).
         direct, shared = factors.solve(np.stack([reward, anywhere], 1)).T
         ahead = self.gamma * direct.sum() / (1 - self.gamma * shared.sum())
         return direct + ahead * shared
+
+
+def _dense(row: NDArray, column: NDArray, share: NDArray, size: int) -> NDArray:
+    """Return an array (size, size) of sums."""
+    return np.bincount(row * size + column, share, size * size).reshape(size, size)
+
+
+def _spread(shares: sparse.csr_array, weight: NDArray) -> sparse.csr_array:
+    """Return the rows (S, S) of each state for each of its actions, weighted."""
+    rows = shares[np.repeat(np.arange(len(weight)), weight.shape[1])]
+    rows.data *= np.repeat(weight.ravel(), np.diff(rows.indptr))
+    return rows
+
+
+def _products(neighbours: sparse.csr_array) -> float:
+    """Return how many multiplications a banded factorisation takes, at most.
+
+    The states are numbered as Cuthill and McKee (1969) do; the sum over states of the
+    square distance to their farthest neighbour bounds the work.
+    """
+    pattern = sparse.csr_matrix(neighbours + neighbours.T)
+    order = reverse_cuthill_mckee(pattern, symmetric_mode=True)
+    position = np.empty(len(order), np.int64)
+    position[order] = np.arange(len(order))
+    row, column = pattern.nonzero()
+    farthest = np.zeros(len(order))
+    np.maximum.at(farthest, row, np.abs(position[row] - position[column]))
+    return float((farthest**2).sum())
+
+
+def _refusal(gamma: float, residual: float) -> ValueError:
+    """Return the error for a plan that is off, and the gamma that would do."""
+    held = 1 - min(0.5, 2 * (1 - gamma) * max(residual / _REFUSED, 1))
+    return ValueError(
+        f"gamma must be one at which this process can be planned exactly. Got {gamma}, "
+        f"where the values have an error of up to {residual:.1g} of their bound. "
+        f"Choose gamma <= {held:.9g}."
+    )
 
 
 def plan_sparse(
@@ -262,25 +367,40 @@ def plan_sparse(
 
     ``r`` (S, A) is the head's reward, ``guess`` (S,) values to start from. Actions that
     are not ``allowed`` (S, A) are never chosen and have the value -inf. The first
-    policies are evaluated roughly, for they will change; the last one to
-    ``_ACCURACY``. Between two evaluations come sweeps of value iteration, more and
-    more of them: without them a far reward draws near one state per policy. Ends when
-    no action improves by more than rounding; the bound on the loop only guards
-    against rounding larger than that.
+    policies are evaluated roughly, for they will change. Between two evaluations come
+    sweeps of value iteration, more and more of them: without them a far reward draws
+    near one state per policy.
+
+    The values are exact to about 1e-9 of their bound, the largest reward over
+    1 - gamma, as long as gamma <= 1 - 1e-6; beyond, rounding adds about 1e-15 over
+    1 - gamma.
+
+    Raises
+    ------
+    ValueError
+        If the values are off by more than 1e-6 of their bound.
     """
+    largest = np.abs(r).max()
     if allowed is not None:
         r = np.where(allowed, r, -np.inf)
     v = r.max(1) if guess is None else guess
     at = np.arange(len(r))
     accuracy = 1e-3
-    for i in range(200):
-        for _ in range(min(5 * 2 ** max(i - 3, 0), 2000)):
+    for i in range(_MAX_POLICIES):
+        for _ in range(5 * (i + 1)):
             v = process.action_values(r, v).max(1)
         action = process.action_values(r, v).argmax(1)
         v = process.evaluate(r, action, v, accuracy)
         q = process.action_values(r, v)
-        better = q.max(1) > q[at, action] + _IMPROVEMENT * (1 + np.abs(v).max())
-        if not better.any() and accuracy <= _ACCURACY:
-            break
-        accuracy = max(accuracy * 1e-2, _ACCURACY) if better.any() else _ACCURACY
+        best = q.max(1)
+        least = _ACCURACY * largest + _ROUNDING * np.abs(v).max()
+        if (best <= q[at, action] + least).all():
+            if accuracy == 0:
+                break
+            accuracy = 0.0
+        else:
+            accuracy = accuracy * 1e-2 if accuracy > 1e-10 else 0.0
+    residual = np.abs(best - v).max()
+    if not residual <= _REFUSED * largest:
+        raise _refusal(process.gamma, residual / largest)
     return q
