@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -17,9 +18,9 @@ from tabrl._features import Features, build_features
 from tabrl._network import QUANTILES, Network, Posterior, Tokens
 from tabrl._planning import SparseProcess, greedy, plan_sparse
 
-# Up to so many pairs a second thread gains next to nothing.
-_SMALL = 1000
-
+# Up to so many pairs one thread takes about two seconds. A second one can save one of
+# them, where a core is free; where none is, 10,000 pairs took 25 times as long with it.
+_ONE_THREAD = 100_000
 
 _lock = Lock()
 _borrowed: list[int] = []  # the caller's number of threads, once for all under way
@@ -33,17 +34,27 @@ def computing(batch: StatisticsBatch) -> Iterator[None]:
     their cores that may be for a time slice of the system, and a plan of some
     milliseconds takes a second. The number is torch's for the whole program: a thread
     of Python that begins meanwhile sees what another has set, not what the caller has.
+    OMP_NUM_THREADS is the most, as libraries raise torch's number behind the user's
+    back: Numba does as it compiles its first parallel function, at the import of
+    QuantEcon for one, for both share one OpenMP.
     """
     with _lock:
         n_threads = _borrowed[0] if _borrowed else torch.get_num_threads()
         _borrowed.append(n_threads)
-        torch.set_num_threads(1 if batch.n.numel() <= _SMALL else n_threads)
+        small = batch.n.numel() <= _ONE_THREAD
+        torch.set_num_threads(1 if small else int(min(n_threads, _most_threads())))
     try:
         with torch.inference_mode():
             yield
     finally:
         with _lock:
             torch.set_num_threads(_borrowed.pop())
+
+
+def _most_threads() -> float:
+    """Return the number of threads that the user's environment allows."""
+    declared = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(declared) if declared.isdigit() and int(declared) else math.inf
 
 
 def infer(

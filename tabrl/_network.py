@@ -10,7 +10,7 @@ fades at least as fast, so that both tend to certainty equivalence.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ _HIGH_FLOOR = 0.05
 # Where no data are, no action falls further behind than this many logits: a policy
 # that saturates early has no gradient left to learn to hedge from.
 _REACH = 10.0
+# At inference so many pairs are computed at once: their temporaries, about a megabyte
+# each, stay in a core's cache. Fewer cost calls, more cost memory and page faults.
+_BLOCK_PAIRS = 4096
 _PRIOR_PARTS = 6  # itself, siblings, predecessors, any known state, unseen, end
 # Spread and weight of the bonus of `tabrl._exploration.draw_posterior`. The best of the
 # rules that `python -m pretraining.validation.optimism` compares on the prior.
@@ -120,6 +123,93 @@ def _mlp(width: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
 
 
+@dataclass(frozen=True)
+class _Block:
+    """A run of states whose pairs are computed at once, and what all layers need.
+
+    Attributes
+    ----------
+    features : Features
+        Of these states alone; ``edge_pair`` counts within the block, ``edge_next``
+        over all states.
+    rows : slice
+        The states, of (B, S, ...).
+    known, allowed, choices : Tensor of shape (B, s, 1), (B, s, A, 1), (B, s, A, 1)
+        Which states are known, what they allow, and what the known ones allow.
+    tried : int64 Tensor of shape (P,)
+        The pairs that have a visit, the only ones that have anything to attend to.
+    edge_at : int64 Tensor of shape (E,)
+        The position in ``tried`` of each edge's pair.
+    log_prob, log_end, ended : Tensor of shape (E, 1), (P, 1), (P, 1)
+        Logarithm of the share of each edge, and of ends; whether there was an end.
+    """
+
+    features: Features
+    rows: slice
+    known: Tensor
+    allowed: Tensor
+    choices: Tensor
+    tried: Tensor
+    edge_at: Tensor
+    log_prob: Tensor
+    log_end: Tensor
+    ended: Tensor
+
+
+def _rows(features: Features) -> list[slice]:
+    """Return the states in runs of about `_BLOCK_PAIRS` pairs.
+
+    Batches of several data sets, and what has a gradient, are one run.
+    """
+    b, s, a = features.n.shape
+    size = s
+    if b == 1 and not torch.is_grad_enabled():
+        size = max(1, _BLOCK_PAIRS // a)
+    return [slice(i, min(i + size, s)) for i in range(0, s, size)]
+
+
+def _blocks(features: Features, dtype: torch.dtype) -> list[_Block]:
+    """Return the blocks of all states."""
+    runs = _rows(features)
+    if len(runs) == 1:
+        return [_block(features, runs[0], dtype)]
+    n_actions = features.n.shape[2]
+    # Edges of one data set are sorted by their pair: see `tabrl._statistics`.
+    ends = torch.tensor([run.stop * n_actions for run in runs]).to(features.edge_pair)
+    last = torch.searchsorted(features.edge_pair, ends).tolist()
+    of_states = ("pair", "state", "n", "reward", "terminated", "known", "allowed")
+    blocks = []
+    for run, start, stop in zip(runs, [0, *last], last, strict=False):
+        part = replace(
+            features,
+            **{name: getattr(features, name)[:, run] for name in of_states},
+            edge_pair=features.edge_pair[start:stop] - run.start * n_actions,
+            edge_next=features.edge_next[start:stop],
+            edge_prob=features.edge_prob[start:stop],
+        )
+        blocks.append(_block(part, run, dtype))
+    return blocks
+
+
+def _block(features: Features, rows: slice, dtype: torch.dtype) -> _Block:
+    visited = features.n.flatten() > 0
+    tried = visited.nonzero()[:, 0]
+    position = visited.cumsum(0) - 1
+    end = features.terminated.flatten()[tried, None].to(dtype)
+    return _Block(
+        features=features,
+        rows=rows,
+        known=features.known[..., None].to(dtype),
+        allowed=features.allowed[..., None],
+        choices=(features.known[..., None] & features.allowed)[..., None],
+        tried=tried,
+        edge_at=position[features.edge_pair],
+        log_prob=features.edge_prob.to(dtype).clamp(min=1e-9).log()[:, None],
+        log_end=end.clamp(min=1e-9).log(),
+        ended=(end > 0).to(dtype),
+    )
+
+
 class _Layer(nn.Module):
     """Pairs attend to their successors; states, actions and the data set pool them."""
 
@@ -149,72 +239,114 @@ class _Layer(nn.Module):
         self.data_mlp_norm = nn.LayerNorm(d)
         self.data_mlp = _mlp(d, hidden, d)
 
-    def forward(self, tokens: Tokens, features: Features) -> Tokens:
-        pair, state, data = tokens.pair, tokens.state, tokens.data
-        b, s, a, d = pair.shape
+    def forward(
+        self, pairs: list[Tensor], state: Tensor, data: Tensor, blocks: list[_Block]
+    ) -> tuple[Tensor, Tensor]:
+        """Return new tokens of states and data sets; replace those of the pairs."""
         h = self.state_norm(state)
-        x = self.pair_norm(pair)
-        known, allowed = features.known[..., None], features.allowed[..., None]
-        n_known = known.sum(1).clamp(min=1)
+        by_action = self.from_action(self._pool_actions(pairs, blocks))
+        shared = by_action + self.from_data(data)[:, None]  # (B, A, d)
+        key, value = self.key_value(h).chunk(2, -1)
+        key = _unit(key.reshape(-1, key.shape[-1]), self.n_heads)
+        value = value.reshape(-1, h.shape[-1])
+        of_data = self.data_to_state(data)[:, None]
+        states, sums, highest = [], [], []
+        for i, block in enumerate(blocks):
+            pair = pairs[i]
+            attended = self._attend(self.pair_norm(pair), key, value, block)
+            pair = pair + attended.view_as(pair)
+            pair = pair + self.from_state(h[:, block.rows])[:, :, None]
+            pair = pair + shared[:, None]
+            pair = pair + self.pair_mlp(self.pair_mlp_norm(pair))
+            pairs[i] = pair  # in place of the old one, for the sake of memory
 
-        choices = known[:, :, None] & allowed
-        by_action = (x * choices).sum(1) / choices.sum(1).clamp(min=1)  # (B, A, d)
-        pair = (
-            pair
-            + self.attended(self._attend(x, h, features)).view(b, s, a, d)
-            + self.from_state(h)[:, :, None]
-            + self.from_action(by_action)[:, None]
-            + self.from_data(data)[:, None, None]
-        )
-        pair = pair + self.pair_mlp(self.pair_mlp_norm(pair))
+            pooled = torch.cat(_mean_and_max(pair, block.allowed), -1)  # (B, s, 2 d)
+            part = state[:, block.rows] + self.pool_pairs(pooled) + of_data
+            part = part + self.state_mlp(self.state_mlp_norm(part))
+            states.append(part)
+            sums.append((part * block.known).sum(1))
+            highest.append(part.masked_fill(block.known == 0, -1e9).amax(1))
 
-        average = (pair * allowed).sum(2) / allowed.sum(2).clamp(min=1)
-        most = pair.masked_fill(~allowed, -1e9).amax(2)
-        pooled = torch.cat([average, most], -1)  # (B, S, 2 d)
-        state = state + self.pool_pairs(pooled) + self.data_to_state(data)[:, None]
-        state = state + self.state_mlp(self.state_mlp_norm(state))
-
-        mean = (state * known).sum(1) / n_known
-        highest = state.masked_fill(~known, -1e9).amax(1)
-        data = data + self.pool_states(torch.cat([mean, highest], -1))
+        n_known = torch.stack([block.known.sum(1) for block in blocks]).sum(0)
+        mean = torch.stack(sums).sum(0) / n_known.clamp(min=1)
+        pooled = torch.cat([mean, torch.stack(highest).amax(0)], -1)
+        data = data + self.pool_states(pooled)
         data = data + self.data_mlp(self.data_mlp_norm(data))
-        return Tokens(pair, state, data)
+        return _joined(states), data
 
-    def _attend(self, x: Tensor, h: Tensor, features: Features) -> Tensor:
-        """Hybrid Bellman attention of pairs over observed successors, (B S A, d).
+    def _pool_actions(self, pairs: list[Tensor], blocks: list[_Block]) -> Tensor:
+        """Return the mean over the known states that allow each action, (B, A, d)."""
+        sums, n_states = [], []
+        for pair, block in zip(pairs, blocks, strict=True):
+            choices, x = block.choices, self.pair_norm(pair)
+            sums.append((x if choices.all() else x * choices).sum(1))
+            n_states.append(choices.sum(1))
+        return torch.stack(sums).sum(0) / torch.stack(n_states).sum(0).clamp(min=1)
+
+    def _attend(self, x: Tensor, key: Tensor, value: Tensor, block: _Block) -> Tensor:
+        """Hybrid Bellman attention of pairs over observed successors, (B s A, d).
 
         Queries and keys have unit length, so that logits are bounded and the
         softmax needs no maximum.
         """
         n_heads, d = self.n_heads, x.shape[-1]
         dim = d // n_heads
+        x = x.flatten(0, 2)
+        fixed = self.special[1].view(2, n_heads, dim)
+        n_pairs, tried = len(x), block.tried
+        if len(tried) < n_pairs:
+            x = x.index_select(0, tried)
         sharpness = self.gain.clamp(-4, 4) * math.sqrt(dim)
-        query = functional.normalize(self.query(x).view(-1, n_heads, dim), dim=-1)
-        query = query * sharpness[:, None]
-        key, value = self.key_value(h).chunk(2, -1)
-        key = functional.normalize(key.reshape(-1, n_heads, dim), dim=-1)
-        value = value.reshape(-1, d)
-        special = functional.normalize(self.special[0].view(2, n_heads, dim), dim=-1)
+        query = _unit(self.query(x), n_heads) * sharpness[:, None]
+        special = _unit(self.special[0], n_heads)
 
-        at_pair, at_next = features.edge_pair, features.edge_next
+        at_pair, at_next = block.edge_at, block.features.edge_next
         # index_select is twice as fast as indexing, and edges are many.
         logit = query.index_select(0, at_pair) * key.index_select(0, at_next)
-        logit = logit.sum(-1)  # (E, heads)
-        log_prob = features.edge_prob.to(x).clamp(min=1e-9).log()
-        weight = torch.exp(logit + self.beta * log_prob[:, None])
+        weight = torch.exp(logit.sum(-1) + self.beta * block.log_prob)  # (E, heads)
         extra = torch.einsum("phd,khd->pkh", query, special) + self.special_bias
-        end = features.terminated.to(x).reshape(-1, 1, 1)
-        open_end = self.beta * end.clamp(min=1e-9).log()  # (B S A, 1, heads)
-        unseen, ended = extra[:, :1].exp(), (extra[:, 1:] + open_end).exp()
-        extra = torch.cat([unseen, ended * (end > 0)], 1)  # (B S A, 2, heads)
+        ended = (extra[:, 1] + self.beta * block.log_end).exp() * block.ended
+        extra = torch.stack([extra[:, 0].exp(), ended], 1)  # (P, 2, heads)
 
         total = segment_sum(weight, at_pair, len(query)) + extra.sum(1)
         message = value.index_select(0, at_next).view(-1, n_heads, dim)
         message = (message * weight[..., None]).flatten(1)
         message = segment_sum(message, at_pair, len(query))
-        fixed = self.special[1].view(2, n_heads, dim)
         message = message + torch.einsum("pkh,khd->phd", extra, fixed).flatten(1)
-        return message / total.repeat_interleave(dim, -1)
+        out = self.attended(message / total.repeat_interleave(dim, -1))
+        if len(tried) == n_pairs:
+            return out
+        # Where nothing was seen, all weight is on "something not seen yet".
+        rest = self.attended(self.special[1, :1]).expand(n_pairs, d)
+        return rest.index_copy(0, tried, out)
+
+
+def _unit(x: Tensor, n_heads: int) -> Tensor:
+    """Return the heads' parts (n, heads, d / heads) of rows (n, d), of length one."""
+    return functional.normalize(x.unflatten(-1, (n_heads, -1)), dim=-1)
+
+
+def _mean_and_max(pair: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both over the actions that are allowed, (B, s, d)."""
+    if allowed.all():  # which saves two copies of the largest tensor
+        return pair.mean(2), pair.amax(2)
+    mean = (pair * allowed).sum(2) / allowed.sum(2).clamp(min=1)
+    return mean, pair.masked_fill(~allowed, -1e9).amax(2)
+
+
+def _joined(parts: list[Tensor], dim: int = 1) -> Tensor:
+    """Return the blocks side by side; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _joined_posterior(parts: list[Posterior]) -> Posterior:
+    """Return the posterior of all blocks together."""
+    dims = {"edge_prob": 0, "reward": 2, "weight": 2}
+    fields = {
+        name: _joined([getattr(part, name) for part in parts], dims.get(name, 1))
+        for name in vars(parts[0])
+    }
+    return Posterior(**fields)
 
 
 class Network(nn.Module):
@@ -255,55 +387,52 @@ class Network(nn.Module):
     def forward(self, features: Features) -> tuple[Tokens, Posterior]:
         """Read the features; return the tokens and the posterior to plan in."""
         dtype = self.embed_pair.weight.dtype
-        tokens = Tokens(
-            self.embed_pair(features.pair.to(dtype)),
-            self.embed_state(features.state.to(dtype)),
-            self.embed_data(features.data.to(dtype)),
-        )
+        blocks = _blocks(features, dtype)
+        pairs = [self.embed_pair(block.features.pair.to(dtype)) for block in blocks]
+        state = self.embed_state(features.state.to(dtype))
+        data = self.embed_data(features.data.to(dtype))
         for layer in self.layers:
-            tokens = layer(tokens, features)
-        tokens = Tokens(
-            self.pair_norm(tokens.pair),
-            self.state_norm(tokens.state),
-            self.data_norm(tokens.data),
-        )
-        return tokens, self._posterior(tokens, features)
+            state, data = layer(pairs, state, data, blocks)
+        state, data = self.state_norm(state), self.data_norm(data)
+        shape = features.known.shape
+        entered = features.known.new_zeros(shape.numel())
+        entered[features.edge_next] = True
+        entered = entered.view(shape)
+        parts = []
+        for i, block in enumerate(blocks):
+            pairs[i] = self.pair_norm(pairs[i])
+            into = entered[:, block.rows]
+            parts.append(self._posterior(pairs[i], data, into, block.features))
+        return Tokens(_joined(pairs), state, data), _joined_posterior(parts)
 
-    def _posterior(self, tokens: Tokens, features: Features) -> Posterior:
-        """Shrink the empirical process towards the learned prior process."""
+    def _posterior(
+        self, pair: Tensor, data: Tensor, entered: Tensor, features: Features
+    ) -> Posterior:
+        """Shrink the empirical process of a block towards the learned prior process.
+
+        ``entered`` (B, s) tells which states were.
+        """
         dtype = features.n.dtype
-        out = self.posterior_head(tokens.pair).to(dtype)
+        out = self.posterior_head(pair).to(dtype)
         n = features.n
         log_strength, prior_reward = out[..., :2].clamp(-8, 4), out[..., 2]
         strength = log_strength.exp()
-        bonus = functional.softplus(out[..., -2:] - 1)  # (B, S, A, 2)
+        bonus = functional.softplus(out[..., -2:] - 1)  # (B, s, A, 2)
         trust = n / (n + strength[..., 0])
         reward_trust = n / (n + strength[..., 1])
 
         # A part of the mixture that the data leave empty gets no probability.
-        def has(edges_state: Tensor) -> Tensor:
-            flags = torch.zeros(n.shape[0] * n.shape[1], dtype=torch.bool)
-            flags = flags.to(n.device)
-            flags[edges_state] = True
-            return flags.view(n.shape[0], n.shape[1], 1).expand_as(n)
-
-        always = torch.ones_like(n, dtype=torch.bool)
+        left = torch.zeros_like(entered).view(-1)
+        left[features.edge_pair // n.shape[2]] = True
+        always = torch.ones_like(entered)
         open_parts = torch.stack(
-            [
-                always,
-                has(features.edge_pair // n.shape[2]),
-                has(features.edge_next),
-                always,
-                always,
-                always,
-            ],
-            -1,
-        )
+            [always, left.view_as(entered), entered, always, always, always], -1
+        )[:, :, None]
         mixture = out[..., 3 : 3 + _PRIOR_PARTS].masked_fill(~open_parts, -1e9)
         mixture = mixture.softmax(-1) * (1 - trust)[..., None]
 
         bound = 1 / (1 - features.gamma)[:, None]
-        value = symexp(self.unseen_head(tokens.data).to(dtype).clamp(-6, 6))
+        value = symexp(self.unseen_head(data).to(dtype).clamp(-6, 6))
         value = torch.maximum(torch.minimum(value, bound), -bound)  # (B, heads)
         unseen = (features.gamma[:, None] * value).T[:, :, None, None] * mixture[..., 4]
 
@@ -340,19 +469,27 @@ class Network(nn.Module):
         Actions that are not allowed get probability zero; their values may not exceed
         those of the best allowed action.
         """
-        dtype = tokens.pair.dtype
+        decisions = [
+            self._decide(
+                *(tokens.pair[:, rows], tokens.state[:, rows], q[:, :, rows]),
+                *(features.n[:, rows], features.allowed[:, rows]),
+            )
+            for rows in _rows(features)
+        ]
+        policy, optimal = map(list, zip(*decisions, strict=True))
+        return Decision(_joined(policy), _joined(optimal))
+
+    def _decide(
+        self, pair: Tensor, state: Tensor, q: Tensor, n: Tensor, allowed: Tensor
+    ) -> list[Tensor]:
+        """Return both log-probabilities of a run of states."""
+        dtype = pair.dtype
         advantage = q - q.amax(-1, keepdim=True)
-        context = torch.cat(
-            [
-                tokens.pair,
-                symlog(advantage).permute(1, 2, 3, 0).to(dtype),
-                symlog(q).permute(1, 2, 3, 0).to(dtype),
-            ],
-            -1,
-        )
-        residual = self.residual_head(context).to(q.dtype)  # (B, S, A, 2)
-        knobs = self.state_head(tokens.state).to(q.dtype)[:, :, None]  # (B, S, 1, 6)
-        least = features.n.masked_fill(~features.allowed, math.inf)
+        both = symlog(torch.cat([advantage, q])).permute(1, 2, 3, 0)  # (B, s, A, 6)
+        context = torch.cat([pair, both.to(dtype)], -1)
+        residual = self.residual_head(context).to(q.dtype)  # (B, s, A, 2)
+        knobs = self.state_head(state).to(q.dtype)[:, :, None]  # (B, s, 1, 6)
+        least = n.masked_fill(~allowed, math.inf)
         least = least.amin(-1, keepdim=True)
         logs = []
         for i in range(2):
@@ -365,6 +502,6 @@ class Network(nn.Module):
             drop = -mixed / temperature
             reach = _REACH / gate.sqrt()
             logits = gate * residual[..., i] - drop * reach / (drop + reach)
-            logits = logits.masked_fill(~features.allowed, -1e9)
+            logits = logits.masked_fill(~allowed, -1e9)
             logs.append(logits.log_softmax(-1))
-        return Decision(*logs)
+        return logs

@@ -477,3 +477,38 @@ def test_main_job_with_every_socket_blocked(starts):
 def test_copied_package_data_is_enough(tmp_path):
     shutil.copytree(BUNDLED, tmp_path / "copy")
     assert fetch_checkpoint(tmp_path / "copy") == tmp_path / "copy"
+
+
+# The config is parsed once
+
+
+def test_the_config_is_parsed_once_and_anew_once_it_changes(tmp_path, monkeypatch):
+    folder = make_checkpoint(tmp_path / "checkpoint")
+    path, parsed = folder / "config.json", []
+    parse = _checkpoint._parse_config
+    monkeypatch.setattr(
+        _checkpoint, "_parse_config", lambda path: parsed.append(path) or parse(path)
+    )
+
+    def licence():
+        load_network(folder, CPU)
+        return read_config(folder)["license"]
+
+    # Just written: the next change might show the same time and size.
+    assert [licence(), len(parsed)] == ["BSD-3-Clause", 2]
+    monkeypatch.setattr(_checkpoint, "_SETTLED", -1.0)
+    assert [licence(), len(parsed)] == ["BSD-3-Clause", 3]
+    read_config(folder)["license"] = "changed by its reader"
+    assert [licence(), len(parsed)] == ["BSD-3-Clause", 3]
+    before = path.stat()
+    edit_config(folder, license="GPL-3-Clause")  # of the same length
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert [licence(), len(parsed)] == ["GPL-3-Clause", 4]
+    edit_config(folder, sha256=0)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 2))
+    for _ in range(2):  # what is wrong is never kept
+        with pytest.raises(CheckpointError, match="sha256"):
+            load_network(folder, CPU)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="readable"):
+        load_network(folder, CPU)

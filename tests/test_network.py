@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tabrl import _inference, _network
 from tabrl._batch import StatisticsBatch
 from tabrl._checkpoint import load_network
 from tabrl._exploration import exploration_features
@@ -385,6 +386,34 @@ def test_unvisited_pairs_and_states_that_only_end_are_finite(network):
         )
 
 
+# Blocks of states
+
+
+@pytest.mark.parametrize("block_pairs", [1, 7, 24])
+@pytest.mark.parametrize("masked", [False, True])
+def test_blocks_of_pairs_have_no_effect(network, block_pairs, masked, monkeypatch):
+    """From one state a block up to eight, with pairs and states that nobody tried."""
+    arrays = draw_arrays(6, n_sets=1, n_states=12)
+    arrays["counts"][:, 9:] = arrays["ended"][:, 9:] = 0
+    batch = statistics_batch(**arrays)
+    if masked:
+        allowed = batch.n > 0
+        allowed[..., 0] = True
+        batch = replace(batch, allowed=allowed)
+    expected = run(network, batch)  # what may need a gradient is computed at once
+    monkeypatch.setattr(_network, "_BLOCK_PAIRS", block_pairs)
+    blocks = []
+    attend = _network._Layer._attend
+    monkeypatch.setattr(
+        _network._Layer, "_attend", lambda *args: blocks.append(1) or attend(*args)
+    )
+    with torch.inference_mode():
+        found = run(network, batch)
+    n_layers = network.config.n_layers
+    assert len(blocks) == n_layers * -(-12 // max(1, block_pairs // 3))
+    assert_close(found, expected)
+
+
 # Consistency by construction
 
 
@@ -516,8 +545,10 @@ def test_rewards_at_the_ends_of_the_declared_range_are_noticed():
 
 
 @pytest.mark.parametrize("n_actions", [3, 300])
-def test_only_large_networks_compute_on_several_threads(n_actions):
+def test_only_large_networks_compute_on_several_threads(n_actions, monkeypatch):
     """And who calls has as many threads afterwards as before, errors or not."""
+    monkeypatch.setattr(_inference, "_ONE_THREAD", 1000)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8,4")
     network, n_threads = random_network(0), []
 
     def watched(self, *args):
@@ -540,6 +571,34 @@ def test_only_large_networks_compute_on_several_threads(n_actions):
     finally:
         torch.set_num_threads(before)
     assert n_threads == [1 if n_actions == 3 else 3] * 3
+
+
+@pytest.mark.parametrize(
+    ("n_pairs", "declared", "expected"),
+    [
+        (100_000, None, 1),
+        (100_001, None, 3),
+        (100_001, "2", 2),
+        (100_001, "1", 1),
+        (100_001, "", 3),
+    ],
+)
+def test_a_library_that_raises_the_number_of_threads_does_no_harm(
+    n_pairs, declared, expected, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if declared is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", declared)
+    batch = statistics_batch(**draw_arrays(0, 1))
+    batch = replace(batch, n=torch.zeros(1, n_pairs, 1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)  # as Numba does, whatever the user said
+    try:
+        with _inference.computing(batch):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_that_overlap_leave_the_number_of_threads_as_it_was():

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from scipy.linalg import lu_factor, lu_solve
 
 from tabrl import _planning
 from tabrl._features import Features
@@ -130,7 +131,7 @@ def value_iteration(P, r, gamma) -> np.ndarray:
     return q
 
 
-@pytest.fixture(params=["dense", "sparse", "sparse, iterative"])
+@pytest.fixture(params=["dense", "sparse", "sparse, iterative", "sparse, factors"])
 def plan(request, monkeypatch):
     """Return each planner as a function of P, r and gamma to q (S, A)."""
 
@@ -140,8 +141,10 @@ def plan(request, monkeypatch):
     def sparse(P, r, gamma):
         return sparse_values(*known_process(P, r, gamma))[1]
 
-    if request.param == "sparse, iterative":
+    if request.param.startswith("sparse, "):
         monkeypatch.setattr(_planning, "_DENSE_STATES", 0)
+        local = 0 if request.param == "sparse, iterative" else np.inf
+        monkeypatch.setattr(_planning, "_LOCAL", local)
     return dense if request.param == "dense" else sparse
 
 
@@ -270,8 +273,10 @@ def test_dense_equals_sparse(seed, n_states, n_actions, gamma):
     np.testing.assert_allclose(direct, expected, rtol=1e-7, atol=1e-7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_planning, "_DENSE_STATES", 0)
-        iterative = sparse_values(posterior, features)
-    np.testing.assert_allclose(iterative, expected, rtol=1e-7, atol=1e-7)
+        for local in (0, np.inf):
+            patch.setattr(_planning, "_LOCAL", local)
+            found = sparse_values(posterior, features)
+            np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("n_states", [192, 193, 400])
@@ -311,6 +316,139 @@ def test_a_guess_does_not_change_the_plan():
     np.testing.assert_allclose(plan_sparse(process, low, wild), expected, rtol=1e-8)
 
 
+# Discounts near one
+
+
+def exact_values(P, r, gamma, action) -> np.ndarray:
+    """Return the values of actions, refined in extended precision."""
+    at = np.arange(len(r))
+    system = np.eye(len(r), dtype=np.longdouble) - np.longdouble(gamma) * P[at, action]
+    factors = lu_factor(system.astype(float))
+    v = np.zeros(len(r), np.longdouble)
+    for _ in range(6):
+        residual = r[at, action] - system @ v
+        v += lu_solve(factors, residual.astype(float))
+    return v.astype(float)
+
+
+# The bound of the values is the largest reward over 1 - gamma.
+@pytest.mark.parametrize(
+    ("gamma", "error"),
+    [
+        (0.99, 1e-9),
+        (0.9999, 1e-9),
+        (1 - 1e-6, 1e-9),
+        (1 - 1e-7, 1e-8),
+        (1 - 1e-8, 1e-7),
+        (1 - 1e-9, 1e-6),
+    ],
+)
+@pytest.mark.parametrize("n_states", [60, 250])
+def test_values_are_exact_up_to_their_bound(plan, n_states, gamma, error):
+    """Whatever actions are chosen, none is better, and their values are right."""
+    if plan.__name__ == "dense" and gamma > 0.9999:
+        return  # the one of pretraining, which never has such a gamma
+    rng = np.random.default_rng(n_states)
+    P = np.zeros((n_states, 3, n_states))
+    P[
+        np.arange(n_states)[:, None],
+        np.arange(3),
+        rng.integers(n_states, size=(n_states, 3)),
+    ] = 0.5
+    P[
+        np.arange(n_states)[:, None],
+        np.arange(3),
+        rng.integers(n_states, size=(n_states, 3)),
+    ] += 0.5
+    r = rng.normal(size=(n_states, 3))
+    bound = np.abs(r).max() / (1 - gamma)
+    q = plan(P, r, gamma)
+    expected = exact_values(P, r, gamma, q.argmax(1))
+    assert np.abs(q.max(1) - expected).max() <= error * bound
+    gain = (r + gamma * P @ expected).max(1) - expected
+    assert gain.max() <= error * np.abs(r).max()
+
+
+@pytest.mark.parametrize("gamma", [0.99999, 1 - 1e-7, 1 - 1e-9])
+def test_a_chain_of_3000_states_is_worth_no_more_than_its_reward(gamma):
+    n = 3000
+    at = np.arange(n)
+    pair = np.concatenate([2 * at, 2 * at[:-1] + 1])
+    to = np.concatenate([np.maximum(at - 1, 0), at[1:]])
+    ones = torch.ones(len(pair), dtype=torch.float64)
+    features = make_features(
+        1,
+        n,
+        2,
+        gamma,
+        edge_pair=torch.from_numpy(pair),
+        edge_next=torch.from_numpy(to),
+        edge_prob=ones,
+        edge_sibling=ones / 2,
+        edge_predecessor=ones / 2,
+    )
+    none = torch.zeros(1, n, 2, dtype=torch.float64)
+    reward = torch.zeros(3, 1, n, 2, dtype=torch.float64)
+    reward[..., -1, 1] = 1.0  # once: what is missing in P ends
+    posterior = Posterior(
+        reward, ones, none, none, none, none, none, none, torch.ones(2, *none.shape)
+    )
+    process = SparseProcess(posterior, features)
+    v = plan_sparse(process, reward[1, 0].numpy()).max(1)
+    np.testing.assert_allclose(v, gamma ** (n - 1.0 - at), rtol=1e-9)
+
+
+@pytest.mark.parametrize("fault", ["Krylov", "sweeps"])
+def test_a_plan_that_is_off_is_refused(fault, monkeypatch):
+    posterior, features = random_posterior(1, 1, 250, 3, 0.999)
+    process = SparseProcess(posterior, features)
+    r = posterior.reward[1, 0].numpy()
+    assert process.rows is None
+    if fault == "Krylov":  # of no help, and factors would fill
+        monkeypatch.setattr(_planning, "_MAX_PRODUCTS", 0)
+        monkeypatch.setattr(_planning, "bicgstab", lambda A, b, **_: (0 * b, 1))
+    else:
+        monkeypatch.setattr(_planning, "_MAX_POLICIES", 1)
+    with pytest.raises(
+        ValueError, match=r"gamma = 0\.999 is too near one .* smaller gamma"
+    ):
+        plan_sparse(process, r)
+
+
+# Which solver
+
+
+def grid_edges(width):
+    """Return the flat pairs and next states of four moves on a grid."""
+    x, y = np.divmod(np.arange(width**2), width)
+    to = [
+        np.clip(x + dx, 0, width - 1) * width + np.clip(y + dy, 0, width - 1)
+        for dx, dy in ((0, 1), (1, 0), (0, -1), (-1, 0))
+    ]
+    return np.arange(4 * width**2), np.stack(to, 1).ravel()
+
+
+def test_grids_and_chains_are_local_and_random_successors_are_not():
+    """However their states are numbered."""
+    rng = np.random.default_rng(0)
+    n = 900
+    pair, to = grid_edges(30)
+    order = rng.permutation(n)
+    chain = order[np.minimum(np.arange(n) + 1, n - 1)]
+    random = rng.integers(n, size=len(pair))
+    edges = {
+        "grid": (order[pair // 4], order[to]),
+        "chain": (order, chain),
+        "random": (pair // 4, random),
+    }
+    products = {}
+    for name, (start, end) in edges.items():
+        link = sparse.coo_array((np.ones(len(start)), (start, end)), shape=(n, n))
+        products[name] = _planning._products(sparse.csr_array(link + link.T)) / n**2
+    assert products["chain"] < products["grid"] < 2
+    assert products["random"] > 5 * _planning._LOCAL
+
+
 # Evaluation
 
 
@@ -318,13 +456,15 @@ def test_a_guess_does_not_change_the_plan():
 def test_evaluate_against_a_linear_solve(monkeypatch, solver):
     if solver != "dense":
         monkeypatch.setattr(_planning, "_DENSE_STATES", 0)
+        monkeypatch.setattr(_planning, "_LOCAL", 0 if solver == "Krylov" else np.inf)
     posterior, features = random_posterior(3, 1, 9, 3, 0.97)
     P = dense_transitions(posterior, features)[0].numpy()
     r = posterior.reward[1, 0].numpy()
     at, action = np.arange(9), np.random.default_rng(0).integers(3, size=9)
     expected = np.linalg.solve(np.eye(9) - 0.97 * P[at, action], r[at, action])
     process = SparseProcess(posterior, features)
-    process.mixes_slowly = solver == "factors"
+    kinds = {"dense": np.ndarray, "Krylov": type(None), "factors": sparse.csr_array}
+    assert type(process.rows) is kinds[solver]
     for guess in (np.zeros(9), expected, np.full(9, 1e3)):
         found = process.evaluate(r, action, guess)
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
@@ -410,7 +550,8 @@ def chain(n_states, gamma):
     process.predecessors_of = process.siblings_of
     nothing = np.zeros((n_states, 2))
     process.itself = process.siblings = process.predecessors = nothing
-    process.anywhere, process.gamma, process.mixes_slowly = nothing, gamma, False
+    process.anywhere, process.gamma = nothing, gamma
+    process.rows = process.edges  # local
     r = nothing.copy()
     r[-1, 1] = 1
     return process, r
@@ -423,8 +564,8 @@ def test_long_chains_near_one_are_exact(gamma):
     np.testing.assert_allclose(plan_sparse(process, r).max(1), expected, atol=1e-6)
 
 
-def test_what_cannot_be_right_is_refused_in_bounded_time(monkeypatch):
-    monkeypatch.setattr("tabrl._planning._MOST_BACKUPS", 1e6)
+def test_what_is_not_right_in_bounded_time_is_refused(monkeypatch):
+    monkeypatch.setattr(_planning, "_MAX_POLICIES", 3)
     process, r = chain(20_000, 1 - 1e-9)
     with pytest.raises(ValueError, match="too near one for a process of 20000 states"):
         plan_sparse(process, r)
