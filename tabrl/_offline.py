@@ -735,6 +735,7 @@ class OfflinePolicyEstimator(BaseEstimator):
         if table and (isinstance(X, SufficientStatistics) or is_lazy(X)):
             if not isinstance(X, SufficientStatistics):
                 X = SufficientStatistics.from_transitions(X, state_names)
+            X.check_state_names(state_names)
             if reward_range is not None:
                 X.check_reward_range(*reward_range)
             return X

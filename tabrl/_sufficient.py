@@ -222,11 +222,7 @@ class SufficientStatistics:
         if not isinstance(other, SufficientStatistics):
             return NotImplemented
         names = [x.state_names for x in (self, other) if x.state_names is not None]
-        if len(names) == 2 and names[0] != names[1]:
-            raise ValueError(
-                "Statistics that are added must have the same state columns in the "
-                f"same order. Got {names[0]} and {names[1]}. Count one of them anew."
-            )
+        self.check_state_names(other.state_names)
         for name in ("states", "actions"):
             _refuse_other_kinds(name, getattr(self, name), getattr(other, name))
         states, actions, statistics = merge(
@@ -240,6 +236,26 @@ class SufficientStatistics:
             names[0] if names else None,
             other.columns,
         )
+
+    def check_state_names(self, names: list[str] | None) -> None:
+        """Refuse states of other columns, or of the same in another order.
+
+        Parameters
+        ----------
+        names : list of str or None
+            Names of the columns that make a state; None goes with any.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of these statistics.
+        """
+        if names and self.state_names and names != self.state_names:
+            raise ValueError(
+                "Statistics that are added must have the same state columns in the "
+                f"same order. Got {self.state_names} and {names}. Count one of them "
+                "anew."
+            )
 
     def check_reward_range(self, low: float, high: float) -> None:
         """Refuse rewards that lie outside of a range.

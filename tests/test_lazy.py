@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tabrl import OfflinePolicyEstimator, SufficientStatistics
+from tabrl._codes import factorise
+from tabrl._labels import as_coded, as_labels, objects
 
 # narwhals announces a package of its own for Dask, and Dask uses an old keyword.
 pytestmark = [
@@ -261,6 +263,11 @@ def test_states_of_other_columns_do_not_add():
     )
     with pytest.raises(ValueError, match="same state columns in the same order"):
         count(log) + count(swapped)
+    with pytest.raises(ValueError, match="same state columns in the same order"):
+        fit(log).partial_fit(count(swapped))
+    policy = fit(log).partial_fit(swapped.lazy())  # the engine puts them in order
+    assert policy.n_transitions_ == 2 * N_ROWS
+    assert len(policy.states_) == 6
 
 
 def test_a_group_by_of_any_engine_is_enough():
@@ -321,3 +328,48 @@ def test_files_hold_all_of_it(kind, tmp_path):
     assert_same(loaded + counted, counted + counted)
     with pytest.raises(ValueError, match="must be a file written by"):
         OfflinePolicyEstimator.load(tmp_path / "part")
+
+
+# Text
+
+
+TEXT = {
+    "pandas": pd.Series,
+    "pandas objects": lambda values: pd.Series(values, dtype=object),
+    "pandas categories": lambda values: pd.Series(values, dtype="category"),
+    "pandas integers as categories": lambda values: pd.Series(
+        [ord(x) if x else None for x in values], dtype="Int64"
+    ).astype("category"),
+    "polars": pl.Series,
+    "polars categories": lambda values: pl.Series(values, dtype=pl.Categorical),
+    "polars enum": lambda values: pl.Series(
+        values, dtype=pl.Enum(list("zyxcba") + [""])
+    ),
+    "pyarrow": lambda values: pa.chunked_array([values[:3], values[3:]]),
+    "pyarrow dictionary": lambda values: pa.chunked_array(
+        [
+            pa.array(values[:3]).dictionary_encode(),
+            pa.array(values[3:]).dictionary_encode(),
+        ]
+    ),
+    "no rows": lambda values: pl.Series([], dtype=pl.String),
+    "nulls": lambda values: pl.Series([None, None], dtype=pl.String),
+}
+
+
+@pytest.mark.parametrize("container", TEXT)
+def test_text_has_the_codes_of_its_strings(container):
+    pl.Series(["b", "q", "a"], dtype=pl.Categorical)  # takes the first numbers
+    values = ["b", "a", None, "b", "", "c", "a"]
+    column = TEXT[container](values)
+    coded = as_coded(column)
+    labels, (codes,) = factorise([coded])
+    expected, (expected_codes,) = factorise([as_labels(column)])
+    assert labels.dtype == expected.dtype
+    assert labels.tolist() == expected.tolist()
+    assert codes.tolist() == expected_codes.tolist()
+    # Beside labels that have no order with text, that of appearance stays.
+    mixed = objects([(1, 2), 7])
+    labels, _ = factorise([coded, mixed])
+    expected, _ = factorise([as_labels(column), mixed])
+    assert labels.tolist() == expected.tolist()
