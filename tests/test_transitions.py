@@ -1005,6 +1005,10 @@ def test_swapped_columns_without_names():
     for wrong in (table, shuffled, table.tolist()):
         with pytest.raises(ValueError, match=r"order\. Found states in the thi"):
             read_transitions(wrong)
+    odd = table.tolist()
+    odd[0][4] = Decimal("sNaN")
+    with pytest.raises(ValueError, match="'terminated' must be boolean"):
+        read_transitions(odd)
     order = "read in the order state, action, reward, next_state, terminated"
     with pytest.raises(ValueError, match=order):
         read_transitions(unnamed([*right[:3], "terminated", "next_state"]))
@@ -1013,5 +1017,5 @@ def test_swapped_columns_without_names():
 def test_missing_of_pandas_beside_times():
     times = np.array(["2024-01-01T05", "2024-01-02T05"], "M8[ns]")
     assert codes_of(times, [pd.NA, FIVE]) == [0, 1, -1, 0]
-    with pytest.raises(TypeError, match="hashable. Found a Decimal"):
+    with pytest.raises(TypeError, match=r"hashable\. Found a Decimal"):
         codes_of(times, [Decimal("sNaN"), FIVE])
