@@ -156,13 +156,15 @@ def _column_names(table: Any) -> list:
     return list(getattr(table, "column_names", getattr(table, "columns", ())))
 
 
-def refuse_swapped(arrays: dict[str, NDArray]) -> None:
+def refuse_swapped(arrays: dict[str, NDArray], terminated: NDArray[np.bool_]) -> None:
     """Refuse columns without names that look like state, action, next state, reward.
 
     Parameters
     ----------
     arrays : dict
         The columns as arrays, named in the order of the package.
+    terminated : bool array of shape (n,)
+        The last of them, read.
 
     Raises
     ------
@@ -176,7 +178,7 @@ def refuse_swapped(arrays: dict[str, NDArray]) -> None:
     if state is None or third is None or fourth is None:
         return  # of text, for which a reward is an error anyway
     among = [float(np.isin(column, state).mean()) for column in (third, fourth)]
-    goes_on = ~np.isin(arrays["terminated"][:-1], (True, 1)) & (third != fourth)[:-1]
+    goes_on = (~terminated & (third != fourth))[:-1]
     leads = [column[:-1][goes_on] == state[1:][goes_on] for column in (third, fourth)]
     n_on = int(goes_on.sum())
     chained = n_on >= _FEW and leads[0].mean() > 0.8 and leads[1].mean() < 0.5
@@ -192,7 +194,7 @@ def refuse_swapped(arrays: dict[str, NDArray]) -> None:
 def _numbers(column: NDArray) -> NDArray[np.float64] | None:
     try:
         return column.astype(np.float64)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, ArithmeticError):
         return None
 
 

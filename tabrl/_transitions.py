@@ -166,8 +166,6 @@ def read_transitions(
     state_names = state_names or label_names(columns["state"])
     arrays = _arrays(columns, state_names)
     unnamed = list(sources.values()) == list(range(len(sources)))
-    if sources and unnamed:
-        refuse_swapped(arrays)
     _warn_booleans(arrays)
     rewards = _rewards(arrays["reward"])
     truncated = (
@@ -177,6 +175,8 @@ def read_transitions(
         ended = _flags("terminated", arrays["terminated"], unnamed and bool(sources))
     else:
         ended = _read_done(_flags("done", arrays["done"]), truncated)
+    if sources and unnamed:
+        refuse_swapped(arrays, ended)
 
     rows = None
     actions, (action,) = factorise([arrays["action"]])

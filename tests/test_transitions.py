@@ -1005,6 +1005,10 @@ def test_swapped_columns_without_names():
     for wrong in (table, shuffled, table.tolist()):
         with pytest.raises(ValueError, match=r"order\. Found states in the thi"):
             read_transitions(wrong)
+    odd = table.tolist()
+    odd[0][4] = Decimal("sNaN")
+    with pytest.raises(ValueError, match="'terminated' must be boolean"):
+        read_transitions(odd)
     order = "read in the order state, action, reward, next_state, terminated"
     with pytest.raises(ValueError, match=order):
         read_transitions(unnamed([*right[:3], "terminated", "next_state"]))
