@@ -202,7 +202,7 @@ def test_allowed_actions_are_given_to_fit():
     lazy = pl.LazyFrame(log | {"allowed_actions": [1] * N_ROWS})
     with pytest.raises(ValueError, match=r"'allowed_actions'.*collect\(\)"):
         fit(lazy)
-    allowed = {state: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] for state in range(100)}
+    allowed = {state: ["a0", "a1", "a2"] for state in range(100)}
     one, other = (
         OfflinePolicyEstimator().fit(table, allowed_actions=allowed)
         for table in (pl.LazyFrame(log), log)
