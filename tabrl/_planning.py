@@ -483,6 +483,8 @@ def plan_sparse(
         action = process.action_values(r, v).argmax(1)
         v = process.evaluate(r, action, v, accuracy)
         q = process.action_values(r, v)
+        if not np.isfinite(v).all():
+            return q  # of damaged weights: whoever knows the checkpoint says so
         best = q.max(1)
         least = gain * largest + _ROUNDING * np.abs(v).max()
         if (best <= q[at, action] + least).all():
