@@ -80,7 +80,7 @@ def encode(
             labels, known = common_unit([labels, known])
         return _encode_sorted(labels, known)
     place = {_plain(label): i for i, label in enumerate(python_values(known))}
-    values = python_values(labels)
+    values = _values(labels)
     try:
         code = {label: place.get(_plain(label), -1) for label in dict.fromkeys(values)}
     except TypeError:
@@ -343,7 +343,7 @@ def _factorise_objects(
     columns: Sequence[NDArray],
 ) -> tuple[NDArray, list[NDArray[np.int64]]]:
     """Factorise labels of any hashable kind through a dict."""
-    values = [python_values(column) for column in columns]
+    values = [_values(column) for column in columns]
     found: dict[Any, None] = {}
     for column in values:
         try:
@@ -365,6 +365,15 @@ def _factorise_objects(
         for column in values
     ]
     return _narrow(ordered), codes
+
+
+def _values(column: NDArray) -> list:
+    """Return the labels of a column as a dict can tell them apart."""
+    values = python_values(column)
+    # To numpy before version 2 five seconds equal the number five, hash and all.
+    if any(issubclass(kind, np.timedelta64) for kind in set(map(type, values))):
+        return [_plain(label) for label in values]
+    return values
 
 
 def _plain(label: Any) -> Any:

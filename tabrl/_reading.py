@@ -208,7 +208,9 @@ def _json(source: _Source) -> Any:
 def _feather(source: _Source) -> Any:
     from pyarrow import feather
 
-    return feather.read_table(str(source.files[0]))
+    table = feather.read_table(str(source.files[0]))
+    table.validate(full=True)  # offsets that are damaged end the process otherwise
+    return table
 
 
 def _sliced(table: Any) -> Iterator[Any]:

@@ -874,7 +874,7 @@ def test_booleans_among_numbers_say_what_they_became():
         (np.complex64(1j), TypeError, "numeric. Found a complex64, first at row 1"),
         (1j, TypeError, "numeric. Found a complex, first at row 1"),
         (True, TypeError, "numeric. Found a bool, first at row 1"),
-        (np.True_, TypeError, "numeric. Found a bool, first at row 1"),
+        (np.True_, TypeError, r"numeric\. Found a bool_?, first at row 1"),
         (10**400, ValueError, r"must be finite.*first at row 1 \(inf\)"),
         (Decimal("sNaN"), ValueError, r"must be finite.*first at row 1 \(nan\)"),
         ((1, 2), TypeError, "numeric. Found a tuple, first at row 1"),
