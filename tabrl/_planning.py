@@ -265,7 +265,11 @@ class SparseProcess:
         reward = r[at, action]
         if isinstance(self.rows, np.ndarray):
             system = np.eye(n_states) - self.gamma * self.rows[pair]
-            return np.linalg.solve(system, reward)
+            # By torch, which computes on as many threads as it is told: see `_inference`.
+            solution = torch.linalg.solve(
+                torch.from_numpy(system), torch.from_numpy(reward)
+            )
+            return solution.numpy()
         anywhere = self.anywhere[at, action] / n_states
         if self.rows is not None:
             return self._factorise(self.rows[pair], anywhere, reward)
