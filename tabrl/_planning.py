@@ -265,7 +265,7 @@ class SparseProcess:
         reward = r[at, action]
         if isinstance(self.rows, np.ndarray):
             system = np.eye(n_states) - self.gamma * self.rows[pair]
-            # By torch, which computes on as many threads as it is told: see `_inference`.
+            # By torch, whose number of threads `_inference` sets; BLAS has its own.
             solution = torch.linalg.solve(
                 torch.from_numpy(system), torch.from_numpy(reward)
             )
