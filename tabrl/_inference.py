@@ -133,7 +133,7 @@ def solve_to_explore(
         drawn = draw_posterior(posterior, features, exploration, rule, rng)
         process = SparseProcess(drawn, features)
         r = drawn.reward[0, 0].cpu().numpy()
-    return plan_sparse(process, r, allowed=_mask(batch))
+        return plan_sparse(process, r, allowed=_mask(batch))
 
 
 def _mask(batch: StatisticsBatch) -> NDArray[np.bool_] | None:

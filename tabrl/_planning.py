@@ -263,7 +263,11 @@ class SparseProcess:
         reward = r[at, action]
         if isinstance(self.rows, np.ndarray):
             system = np.eye(n_states) - self.gamma * self.rows[pair]
-            return np.linalg.solve(system, reward)
+            # By torch, whose number of threads `_inference` sets; BLAS has its own.
+            solution = torch.linalg.solve(
+                torch.from_numpy(system), torch.from_numpy(reward)
+            )
+            return solution.numpy()
         anywhere = self.anywhere[at, action] / n_states
         if self.rows is not None:
             return self._factorise(self.rows[pair], anywhere, reward)
