@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tabrl._checks import some
 from tabrl._codes import encode, factorise
 from tabrl._labels import as_labels, objects, python_values
+from tabrl._statistics import Statistics
 from tabrl._transitions import Transitions
 
 # The column of a log, and the argument of fit.
@@ -196,6 +197,36 @@ def check_taken(allowed: AllowedActions | None, data: Transitions) -> None:
             f"{data.actions[data.action[first]]!r} in state "
             f"{data.states[data.state[first]]!r}. Drop these rows, or allow the action."
         )
+
+
+def state_masks(
+    allowed: AllowedActions | None,
+    states: NDArray,
+    actions: NDArray,
+    statistics: Statistics,
+) -> NDArray[np.bool_] | None:
+    """Return the allowed actions (S, A), all of them where nothing is decided.
+
+    Raises
+    ------
+    ValueError
+        As `AllowedActions.masks`; or if an action that was counted is not allowed.
+    """
+    if allowed is None:
+        return None
+    masks = np.ones((len(states), len(actions)), bool)
+    active = statistics.active_states
+    masks[active] = allowed.masks(states[active], actions)
+    taken = masks[statistics.pair_state, statistics.pair_action]
+    if not taken.all():
+        first = int((~taken).argmax())
+        raise ValueError(
+            "Every action of the log must be allowed in its state. Those seen before "
+            f"are not: action {actions[statistics.pair_action[first]]!r} in state "
+            f"{states[statistics.pair_state[first]]!r}, say. Allow it, or fit anew "
+            "without these rows."
+        )
+    return masks
 
 
 def column_of(X: Any, name: str) -> Any:

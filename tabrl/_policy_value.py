@@ -101,7 +101,8 @@ def draw_values(
     The behaviour of a draw is from the Dirichlet distribution of the actions counted in
     each state, uniform over the allowed ones where none was.
     """
-    rng = np.random.default_rng(_SEED)
+    # Apart, so that the processes are the same from whatever starts.
+    rng, of_starts = np.random.default_rng(_SEED).spawn(2)
     features, _, posterior = infer(network, batch, device)
     counts, allowed = batch.n[0].numpy(), batch.allowed[0].numpy()
     counts = np.where(counts.sum(1, keepdims=True) > 0, counts, 1e9 * allowed)
@@ -111,7 +112,7 @@ def draw_values(
         exploration = exploration_features(batch).to(device)
         drawn = draw_processes(posterior, features, exploration, n, rng)
         for i, (process, reward) in enumerate(drawn):
-            rho = rng.standard_gamma(start) if resample_start else start.copy()
+            rho = of_starts.standard_gamma(start) if resample_start else start.copy()
             behaviour = rng.standard_gamma(counts)
             behaviour /= behaviour.sum(1, keepdims=True)
             # The values of the draw before are near: start from there.
