@@ -174,8 +174,15 @@ def read_allowed(given: Any, X: Any, data: Transitions) -> AllowedActions | None
     return _of_table(given)
 
 
-def check_taken(allowed: AllowedActions | None, data: Transitions) -> None:
+def check_taken(
+    allowed: AllowedActions | None, data: Transitions
+) -> AllowedActions | None:
     """Refuse a log with an action that its state does not allow.
+
+    Returns
+    -------
+    AllowedActions or None
+        The same, with what the rule says of the log's states.
 
     Raises
     ------
@@ -183,8 +190,9 @@ def check_taken(allowed: AllowedActions | None, data: Transitions) -> None:
         With the first such row.
     """
     if allowed is None:
-        return
+        return None
     codes = np.unique(data.state)
+    allowed = allowed.extended(data.states[codes])
     masks = np.ones((len(data.states), len(data.actions)), bool)
     masks[codes] = allowed.lookup(data.states[codes], data.actions)
     wrong = ~masks[data.state, data.action]
@@ -197,6 +205,7 @@ def check_taken(allowed: AllowedActions | None, data: Transitions) -> None:
             f"{data.actions[data.action[first]]!r} in state "
             f"{data.states[data.state[first]]!r}. Drop these rows, or allow the action."
         )
+    return allowed
 
 
 def state_masks(

@@ -39,7 +39,6 @@ from tabrl._checks import (
     some,
 )
 from tabrl._codes import encode, factorise
-from tabrl._columns import table_columns
 from tabrl._coverage import as_table, coverage
 from tabrl._dead_ends import warn_of_dead_ends
 from tabrl._episodes import Episodes, read_episodes
@@ -66,6 +65,7 @@ from tabrl._policy_value import (
     draw_values,
     of_draws,
     of_returns,
+    within,
 )
 from tabrl._statistics import Statistics
 from tabrl._transitions import Transitions, read_transitions
@@ -268,7 +268,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             allowed = self._allowed if allowed is None else allowed
         else:
             allowed = self._allowed.updated(allowed)
-        check_taken(allowed, data)
+        allowed = check_taken(allowed, data)
         states, actions, statistics = _merge(
             self.states_, self.actions_, self.statistics_, data
         )
@@ -281,7 +281,7 @@ class OfflinePolicyEstimator(BaseEstimator):
                 stacklevel=2,
             )
         warn_of_dead_ends(statistics, states, stacklevel=2)
-        episodes = read_episodes(_columns(table), data, self.gamma)
+        episodes = read_episodes(_columns(table, data), data, self.gamma)
         if episodes is not None and self._episodes is not None:
             old, new = (encode(known, states) for known in (self.states_, data.states))
             episodes = self._episodes.relabel(old).joined(episodes.relabel(new))
@@ -411,7 +411,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         True
         """
         level = check_fraction("interval", interval, open_ends=True)
-        return of_draws(self._draw(start).policy, level)
+        found = of_draws(self._draw(start).policy, level)
+        return within(found, check_reward_range(self.reward_range), self.gamma)
 
     def behaviour_value(self, interval: float = 0.8) -> PolicyValue:
         """Return what the behaviour that made the log is worth, with an interval.
@@ -435,8 +436,10 @@ class OfflinePolicyEstimator(BaseEstimator):
         drawn, episodes = self._draw(), self._episodes
         # The discount factor may have been set anew since the returns were summed.
         if episodes is None or len(episodes.start) < 2 or episodes.gamma != self.gamma:
-            return of_draws(drawn.behaviour, level)
-        return of_returns(episodes.relabel(self._rows()), drawn, level)
+            found = of_draws(drawn.behaviour, level)
+        else:
+            found = of_returns(episodes.relabel(self._rows()), drawn, level)
+        return within(found, check_reward_range(self.reward_range), self.gamma)
 
     def probability_of_improvement(self) -> float:
         """Return the probability that the policy is better than the behaviour.
@@ -722,12 +725,12 @@ class OfflinePolicyEstimator(BaseEstimator):
     ) -> OfflinePolicyEstimator:
         """Plan with a log alone; ``table`` is None where its columns came apart."""
         allowed = read_allowed(allowed_actions, table, data)
-        check_taken(allowed, data)
+        allowed = check_taken(allowed, data)
         statistics = _count(data)
         warn_of_dead_ends(statistics, data.states, stacklevel=3)
         return self._plan(
             *(data.states, data.actions, statistics, data.state_names, data.columns),
-            *(allowed, read_episodes(_columns(table), data, self.gamma)),
+            *(allowed, read_episodes(_columns(table, data), data, self.gamma)),
         )
 
     def _plan(
@@ -821,7 +824,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             taken = {}
         data = read_transitions(X, y, **taken, state_names=self.state_names_)
         if y is None:
-            columns = _columns(X) | columns
+            columns = _columns(X, data) | columns
             propensity = column_of(X, "propensity")
             if propensity is not None:
                 columns.setdefault("propensity", propensity)
@@ -997,9 +1000,11 @@ def _count(data: Transitions) -> Statistics:
     )
 
 
-def _columns(table: Any) -> dict[str, Any]:
-    """Return the columns of a table, none where there is no table."""
-    return {} if table is None else table_columns(table)[0]
+def _columns(table: Any, data: Transitions) -> dict[str, Any]:
+    """Return the columns that tell the episodes of a table, none if it is None."""
+    names = [n for n in ("episode", "step", "truncated") if n in data.columns]
+    found = {name: column_of(table, data.columns[name]) for name in names}
+    return {name: column for name, column in found.items() if column is not None}
 
 
 def _merge(

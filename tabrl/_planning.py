@@ -231,10 +231,9 @@ class SparseProcess:
 
         It solves (I - gamma P_pi) v = r_pi, as accurately as `evaluate`.
         """
-        edges, *parts, anywhere = self._under(pi)
         guess = np.zeros(len(r)) if guess is None else guess
-        reward = (pi * r).sum(1)
-        return self._solve(reward, edges, *parts, anywhere, guess, accuracy)
+        parts = self._under(pi)
+        return self._solve((pi * r).sum(1), *parts, guess=guess, accuracy=accuracy)
 
     def occupancy(self, pi: NDArray, start: NDArray) -> NDArray:
         """Return the expected discounted visits (S,) of a policy (S, A).

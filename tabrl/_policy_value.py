@@ -169,9 +169,9 @@ def of_draws(draws: NDArray[np.float64], interval: float) -> PolicyValue:
 
     Examples
     --------
-    >>> value, low, high = of_draws(np.array([0.0, 3.0, 3.0]), interval=0.6827)
+    >>> value, low, high = of_draws(np.array([1.0, 4.0, 4.0]), interval=0.6827)
     >>> round(value, 3), round(low, 3), round(high, 3)
-    (2.0, 0.0, 3.0)
+    (3.0, 1.0, 4.0)
     """
     mean = float(draws.mean())
     z = float(stats.norm.ppf((1 + interval) / 2))
@@ -208,3 +208,20 @@ def of_returns(episodes: Episodes, drawn: DrawnValues, interval: float) -> Polic
     width = float(stats.t.ppf((1 + interval) / 2, n - 1) * np.sqrt(variance))
     mean = float(returns.mean())
     return PolicyValue(mean, mean - width, mean + width)
+
+
+def within(
+    found: PolicyValue, reward_range: tuple[float, float] | None, gamma: float
+) -> PolicyValue:
+    """Return a value and its interval clipped to what the rewards allow.
+
+    Examples
+    --------
+    >>> within(PolicyValue(0.5, -0.2, 1.2), (0.0, 1.0), gamma=0.0)
+    PolicyValue(value=0.5, low=0.0, high=1.0)
+    """
+    if reward_range is None:
+        return found
+    low, high = min(reward_range[0], 0), max(reward_range[1], 0)  # 0 follows an end
+    ends = low / (1 - gamma), high / (1 - gamma)
+    return PolicyValue(*(float(np.clip(number, *ends)) for number in found))

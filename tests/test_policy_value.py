@@ -139,7 +139,7 @@ def test_a_cut_episode_has_the_value_of_what_would_follow():
 def test_values_and_their_order_on_the_lake(lake):
     env, _, policy = lake
     pi = policy.predict_proba(np.arange(env.n_states))
-    value, low, high = policy.policy_value()
+    value, low, high = policy.policy_value(interval=0.9)
     exact = env.start @ env.policy_value(pi)
     assert low <= exact <= high
     assert low < value < high
@@ -162,6 +162,14 @@ def test_start_states(lake):
     assert policy.policy_value(start={0: 1, 14: 3}).value == pytest.approx(mean)
     # The hole 5 ends episodes: it is worth nothing.
     assert policy.policy_value(start=[5]).value == 0
+
+
+def test_a_declared_range_bounds_the_interval(lake):
+    _, log, _ = lake
+    few = {name: column[:30] for name, column in log.items()}
+    policy = OfflinePolicyEstimator(0.9, reward_range=(0, 1), random_state=0).fit(few)
+    for value in (policy.policy_value(interval=0.999), policy.behaviour_value(0.999)):
+        assert 0 <= value.low <= value.value <= value.high <= 10
 
 
 def test_without_episodes_all_states_count_by_their_visits():
@@ -393,7 +401,11 @@ def test_grid_search_over_bins_and_discount():
         policy = OfflinePolicyEstimator(handle_unknown="infer")
         policy.set_fit_request(reward=True, terminated=True, next_state=True)
         policy.set_score_request(
-            reward=True, terminated=True, episode=True, propensity=True
+            reward=True,
+            terminated=True,
+            next_state=False,
+            episode=True,
+            propensity=True,
         )
         pipeline = make_pipeline(bins, policy, transform_input=["next_state"])
         search = GridSearchCV(
