@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tabrl._checks import some
 from tabrl._codes import encode, factorise
 from tabrl._labels import as_labels, objects, python_values
+from tabrl._statistics import Statistics
 from tabrl._sufficient import SufficientStatistics
 from tabrl._transitions import Transitions
 
@@ -180,10 +181,15 @@ def read_allowed(
 
 def check_taken(
     allowed: AllowedActions | None, data: Transitions | SufficientStatistics
-) -> None:
+) -> AllowedActions | None:
     """Refuse a log with an action that its state does not allow.
 
     What was only counted has no rows to name: the estimator names the pair.
+
+    Returns
+    -------
+    AllowedActions or None
+        The same, with what the rule says of the log's states.
 
     Raises
     ------
@@ -191,8 +197,9 @@ def check_taken(
         With the first such row.
     """
     if allowed is None or isinstance(data, SufficientStatistics):
-        return
+        return allowed
     codes = np.unique(data.state)
+    allowed = allowed.extended(data.states[codes])
     masks = np.ones((len(data.states), len(data.actions)), bool)
     masks[codes] = allowed.lookup(data.states[codes], data.actions)
     wrong = ~masks[data.state, data.action]
@@ -205,6 +212,37 @@ def check_taken(
             f"{data.actions[data.action[first]]!r} in state "
             f"{data.states[data.state[first]]!r}. Drop these rows, or allow the action."
         )
+    return allowed
+
+
+def state_masks(
+    allowed: AllowedActions | None,
+    states: NDArray,
+    actions: NDArray,
+    statistics: Statistics,
+) -> NDArray[np.bool_] | None:
+    """Return the allowed actions (S, A), all of them where nothing is decided.
+
+    Raises
+    ------
+    ValueError
+        As `AllowedActions.masks`; or if an action that was counted is not allowed.
+    """
+    if allowed is None:
+        return None
+    masks = np.ones((len(states), len(actions)), bool)
+    active = statistics.active_states
+    masks[active] = allowed.masks(states[active], actions)
+    taken = masks[statistics.pair_state, statistics.pair_action]
+    if not taken.all():
+        first = int((~taken).argmax())
+        raise ValueError(
+            "Every action of the log must be allowed in its state. Those seen before "
+            f"are not: action {actions[statistics.pair_action[first]]!r} in state "
+            f"{states[statistics.pair_state[first]]!r}, say. Allow it, or fit anew "
+            "without these rows."
+        )
+    return masks
 
 
 def column_of(X: Any, name: str) -> Any:

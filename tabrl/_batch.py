@@ -106,6 +106,32 @@ class StatisticsBatch:
         return moved(self, device)
 
 
+def decided_batch(
+    statistics: Statistics,
+    gamma: float,
+    reward_range: tuple[float, float] | None,
+    masks: np.ndarray | None,
+    infers: bool,
+) -> tuple[np.ndarray, StatisticsBatch]:
+    """Return the states in which something is decided, and the batch of them alone.
+
+    Nothing is decided in states that were only ever entered by terminating. The code
+    after the last one is that of the states that are not in the log, if `infers`.
+    """
+    active = np.flatnonzero(statistics.active_states)
+    decided = statistics.compress(active)
+    allowed = None if masks is None else masks[active]
+    if infers:
+        n_actions = statistics.n_actions
+        same = np.arange(len(active)), np.arange(n_actions)
+        decided = decided.relabel(*same, len(active) + 1, n_actions)
+        active = np.append(active, statistics.n_states)
+        if allowed is not None:
+            allowed = np.append(allowed, np.ones((1, n_actions), bool), axis=0)
+    batch = StatisticsBatch.from_statistics(decided, gamma, reward_range, allowed)
+    return active, batch
+
+
 _Tensors = TypeVar("_Tensors")
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from tabrl._episodes import steps_of
+from tabrl._batch import behaviour_of, decided_batch
+from tabrl._episodes import order_episodes, steps_of
 from tabrl._labels import as_labels
+from tabrl._network import Network
+from tabrl._policy_value import evaluate_mean
+from tabrl._statistics import Statistics
 from tabrl._transitions import Transitions
 
-# With fewer episodes than these the standard error of a mean is a third of the spread
-# of the returns or more, which no difference between two binnings exceeds.
-FEW_EPISODES = 10
+# The standard error of the mean of so many trajectories is a fifth of their spread.
+FEW = 30
 
 
 class SmallSampleWarning(UserWarning):
@@ -31,47 +37,156 @@ class Estimate(NamedTuple):
     ----------
     value : float
         In units of the rewards.
-    effective_sample_size : float
-        Of the weights of whole episodes.
     n_steps : int
         How many steps the weights were used for; the model's values are from there on.
     """
 
     value: float
-    effective_sample_size: float
     n_steps: int
+
+
+class Scored(NamedTuple):
+    """What a log says of a policy.
+
+    Attributes
+    ----------
+    value : float
+        In units of the rewards.
+    effective_sample_size : float or None
+        Of the weights of whole episodes; None without propensities.
+    n_episodes, n_steps : int
+        How many episodes there are, and for how many steps weights were used.
+    """
+
+    value: float
+    effective_sample_size: float | None = None
+    n_episodes: int = 0
+    n_steps: int = 0
+
+
+def score_log(
+    network: Network,
+    device: torch.device,
+    data: Transitions,
+    columns: Mapping[str, Any],
+    policy_of: Callable[[NDArray, NDArray], NDArray[np.float64]],
+    gamma: float,
+    reward_range: tuple[float, float] | None,
+) -> Scored:
+    """Estimate what a policy is worth from a log that it was not fitted to.
+
+    Parameters
+    ----------
+    network, device
+        As in `tabrl._inference.solve`.
+    data : Transitions
+        The log.
+    columns : mapping of str to array-like
+        Those of the log that there are of ``episode``, ``step``, ``truncated`` and
+        ``propensity``.
+    policy_of : callable
+        Takes labels of states (S,) and of actions (A,) to probabilities (S, A); those
+        of a state sum to less than one where the policy takes other actions.
+    gamma : float
+        Discount factor.
+    reward_range : (float, float) or None
+
+    Returns
+    -------
+    Scored
+
+    Raises
+    ------
+    ValueError
+        If there are propensities but the episodes are not whole.
+    """
+    sizes = len(data.states), len(data.actions)
+    rows = (data.state, data.action, data.reward, data.next_state, data.terminated)
+    statistics = Statistics.from_codes(*rows, *sizes)
+    active, batch = decided_batch(statistics, gamma, reward_range, None, False)
+    code = np.full(len(data.states) + 1, -1)  # the last is that of no state
+    code[active] = np.arange(len(active))
+    pi = policy_of(data.states[active], data.actions)
+    # The model knows the actions of the log alone: the others are as those taken.
+    taken = pi.sum(1, keepdims=True)
+    behaviour = behaviour_of(batch)[0].numpy()
+    full = np.where(taken > 0, pi / np.maximum(taken, 1e-12), behaviour)
+    v, q = evaluate_mean(network, batch, device, full)
+    ordered = order_episodes(columns, data)
+    if "propensity" not in columns:
+        every = np.arange(len(data.state))
+        order, first = ordered or (every, every)
+        return Scored(float(v[code[data.state[order[first]]]].mean()))
+    if ordered is None:
+        raise ValueError(
+            "With propensity, the episodes of the log must be known and whole. Found "
+            "rows that do not lead to the next one. Give 'episode', and split by it: "
+            "sklearn.model_selection.GroupKFold with groups=episode."
+        )
+    order, first = ordered
+    state, action = code[data.state[order]], data.action[order]
+    propensity = read_propensities(columns["propensity"], data)[order]
+    ratio = pi[state, action] / propensity
+    after = np.where(data.terminated, -1, code[data.next_state])[order]
+    reward = data.reward[order]
+    _, length = steps_of(first, len(order))
+    left = np.repeat(first + length, length) - np.arange(len(order))
+    v_behaviour, _ = evaluate_mean(network, batch, device, behaviour)
+    ahead = np.append(v_behaviour, 0.0)[after]  # the last is the value of an end
+    estimate = weighted_doubly_robust(
+        ratio=ratio,
+        td_error=reward + gamma * np.append(v, 0.0)[after] - q[state, action],
+        value=v[state],
+        length=left,
+        weight=weights_of_starts(state, first),
+        surprise=returns_to_go(reward, ahead, left, gamma) - v_behaviour[state],
+        gamma=gamma,
+    )
+    size = effective_size(weights_of_episodes(ratio, first))
+    return Scored(estimate.value, size, len(first), estimate.n_steps)
 
 
 def weighted_doubly_robust(
     ratio: NDArray[np.float64],
     td_error: NDArray[np.float64],
-    start_value: NDArray[np.float64],
-    first: NDArray[np.int64],
+    value: NDArray[np.float64],
+    length: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    surprise: NDArray[np.float64],
     gamma: float,
-    few: float = FEW_EPISODES,
+    few: float = FEW,
 ) -> Estimate:
     r"""Return the weighted doubly robust estimate of a policy's value.
 
-    .. math:: \frac1n \sum_i v(s^i_0)
+    .. math:: \sum_i w^i_{-1} v(s^i_0)
         + \sum_{t < k} \gamma^t \sum_i w^i_t \, (r^i_t + \gamma v(s^i_{t+1})
-        - q(s^i_t, a^i_t)), \quad
-        w^i_t \propto \prod_{j \le t} \frac{\pi(a^i_j | s^i_j)}{b(a^i_j | s^i_j)}
+        - q(s^i_t, a^i_t)) + \gamma^k \sum_i w^i_{k-1} c^i_k, \quad
+        w^i_t \propto w^i_{t-1} \frac{\pi(a^i_t | s^i_t)}{b(a^i_t | s^i_t)}
 
-    where the weights of a step sum to one over all n episodes, those that have ended
-    included (Thomas and Brunskill 2016, arXiv 1604.00923, equation 6, with the sums
-    rearranged). With k beyond the longest episode it is consistent whatever q and v
-    are. Here k is the first step for which fewer than ``few`` episodes count, by the
-    effective sample size of the weights; what follows is left to v.
+    where the weights of a step sum to one over all trajectories i, those that have
+    ended included (Thomas and Brunskill 2016, arXiv 1604.00923, equation 6, with the
+    sums rearranged). With k beyond the longest one it is consistent whatever q and v
+    are. Here k is the first step for which fewer than ``few`` trajectories count, by
+    the effective sample size of the weights; what follows is left to v, and to c, by
+    how much more than the model says followed under the behaviour. Its mean is zero
+    where the model is right, and where it is wrong, for the states do not tell all
+    that matters, it most often errs alike for both policies.
+
+    A trajectory begins in any row of an episode and goes on to its end.
 
     Parameters
     ----------
     ratio, td_error : arrays of shape (n_rows,)
         pi / b of the action taken, and r + gamma v(s') - q(s, a), the rows episode by
         episode.
-    start_value : array of shape (n,)
-        v of the first state of each episode.
-    first : int64 array of shape (n,)
-        Row in which each episode begins.
+    value : array of shape (n_rows,)
+        v of the row's state.
+    length : int64 array of shape (n_rows,)
+        Rows from this one to the end of its episode.
+    weight : array of shape (n_rows,)
+        How much the trajectory counts that begins in this row; 0 for none.
+    surprise : array of shape (n_rows,)
+        c: the return from this row on, less the behaviour's value of its state.
     gamma : float
         Discount factor.
     few : float
@@ -87,40 +202,111 @@ def weighted_doubly_robust(
 
     >>> weighted_doubly_robust(
     ...     np.array([0.0, 2.0]), np.array([5.0, 1.0]), np.array([1.0, 3.0]),
-    ...     np.array([0, 1]), gamma=0.9, few=0,
+    ...     np.array([1, 1]), np.array([1.0, 1.0]), np.zeros(2), gamma=0.9, few=0,
     ... )
-    Estimate(value=3.0, effective_sample_size=1.0, n_steps=1)
+    Estimate(value=3.0, n_steps=1)
     """
-    _, length = steps_of(first, len(ratio))
+    begin = np.flatnonzero(weight)
+    length, weight = length[begin], np.log(weight[begin])
     with np.errstate(divide="ignore"):
         log_ratio = np.log(ratio)
-    weight = np.zeros(len(first))  # logarithms
-    value, n_steps = float(start_value.mean()), 0
+    shares = _shares(weight)
+    total, n_steps = float(shares @ value[begin]), 0
     for t in range(int(length.max())):
         alive = np.flatnonzero(length > t)
-        row = first[alive] + t
+        row = begin[alive] + t
         weight[alive] += log_ratio[row]
-        shares = _shares(weight)
-        if shares is None or _effective(shares) < few:
+        updated = _shares(weight)
+        if not updated.any() or effective_size(updated) < few:
+            total += gamma**t * float(shares[alive] @ surprise[row])
             break
-        value += gamma**t * float(shares[alive] @ td_error[row])
+        shares = updated
+        total += gamma**t * float(shares[alive] @ td_error[row])
         n_steps = t + 1
-    whole = _shares(np.add.reduceat(log_ratio, first))
-    size = 0.0 if whole is None else _effective(whole)
-    return Estimate(value, size, n_steps)
+    return Estimate(total, n_steps)
 
 
-def _shares(log_weight: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return the weights so that they sum to one, None if all are zero."""
+def _shares(log_weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights so that they sum to one, or zeros if all are zero."""
     largest = log_weight.max()
     if largest == -np.inf:
-        return None
+        return np.zeros(len(log_weight))
     weight = np.exp(log_weight - largest)
     return weight / weight.sum()
 
 
-def _effective(shares: NDArray[np.float64]) -> float:
-    return float(1 / (shares**2).sum())
+def effective_size(weight: NDArray[np.float64]) -> float:
+    """Return the effective sample size of weights (Kish 1965), 0 if all are zero.
+
+    Examples
+    --------
+    >>> effective_size(np.array([1.0, 1.0, 0.0]))
+    2.0
+    """
+    squares = float((weight**2).sum())
+    return float(weight.sum()) ** 2 / squares if squares else 0.0
+
+
+def weights_of_episodes(
+    ratio: NDArray[np.float64], first: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the importance weight of each whole episode, the largest being one."""
+    with np.errstate(divide="ignore"):
+        log_weight = np.add.reduceat(np.log(ratio), first)
+    return _shares(log_weight)
+
+
+def returns_to_go(
+    reward: NDArray[np.float64],
+    after: NDArray[np.float64],
+    left: NDArray[np.int64],
+    gamma: float,
+) -> NDArray[np.float64]:
+    """Return the discounted return from each row to the end of its episode.
+
+    Parameters
+    ----------
+    reward : array of shape (n_rows,)
+        The rows episode by episode.
+    after : array of shape (n_rows,)
+        Value of the state that the row leads to: read in last rows alone.
+    left : int64 array of shape (n_rows,)
+        Rows from this one to the end of its episode.
+    gamma : float
+        Discount factor.
+
+    Examples
+    --------
+    >>> zeros, left = np.zeros(3), np.array([2, 1, 1])
+    >>> returns_to_go(np.array([1.0, 4.0, 2.0]), zeros, left, gamma=0.5)
+    array([3., 4., 2.])
+    """
+    total = reward + gamma * np.where(left == 1, after, 0.0)
+    order = np.argsort(left, kind="stable")  # last rows come first
+    ends = np.flatnonzero(np.diff(left[order], append=-1)) + 1
+    for begin, end in pairwise(ends):
+        rows = order[begin:end]
+        total[rows] += gamma * total[rows + 1]
+    return total
+
+
+def weights_of_starts(
+    state: NDArray[np.int64], first: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return how much each row counts as a start, (n_rows,).
+
+    A process does not know how it came to a state: whatever passes a state in which
+    episodes start is as good as an episode. The rows of a state share what it has of
+    the starts.
+
+    Examples
+    --------
+    >>> weights_of_starts(np.array([7, 8, 7, 9]), np.array([0, 3])).round(2)
+    array([0.25, 0.  , 0.25, 0.5 ])
+    """
+    size = int(state.max()) + 1
+    starts = np.bincount(state[first], minlength=size) / len(first)
+    return (starts / np.maximum(np.bincount(state, minlength=size), 1))[state]
 
 
 def read_propensities(given: Any, data: Transitions) -> NDArray[np.float64]:

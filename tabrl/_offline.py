@@ -6,7 +6,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,8 +17,14 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from tabrl._allowed import AllowedActions, check_taken, column_of, read_allowed
-from tabrl._batch import StatisticsBatch
+from tabrl._allowed import (
+    AllowedActions,
+    check_taken,
+    column_of,
+    read_allowed,
+    state_masks,
+)
+from tabrl._batch import StatisticsBatch, decided_batch
 from tabrl._checkpoint import load_network, refuse_not_finite
 from tabrl._checks import (
     as_float,
@@ -34,20 +39,18 @@ from tabrl._checks import (
     some,
 )
 from tabrl._codes import encode
-from tabrl._columns import table_columns
 from tabrl._coverage import as_table, coverage
 from tabrl._dead_ends import warn_of_dead_ends
-from tabrl._episodes import Episodes, order_episodes, read_episodes
+from tabrl._episodes import Episodes, read_episodes
 from tabrl._evaluation import (
-    FEW_EPISODES,
+    FEW,
     SmallSampleWarning,
-    read_propensities,
-    weighted_doubly_robust,
+    score_log,
 )
 from tabrl._files import replacing
 from tabrl._html import notebook_summary
 from tabrl._inference import at_quantile, most_probable, solve
-from tabrl._labels import as_labels, objects, python_values
+from tabrl._labels import as_labels
 from tabrl._lazy import is_lazy
 from tabrl._persistence import (
     check_array,
@@ -63,9 +66,9 @@ from tabrl._policy_value import (
     DrawnValues,
     PolicyValue,
     draw_values,
-    evaluate_mean,
     of_draws,
     of_returns,
+    within,
 )
 from tabrl._report import report_page
 from tabrl._statistics import Statistics
@@ -272,7 +275,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             allowed = self._allowed if allowed is None else allowed
         else:
             allowed = self._allowed.updated(allowed)
-        check_taken(allowed, data)
+        allowed = check_taken(allowed, data)
         states, actions, statistics = merge(
             (self.states_, self.actions_, self.statistics_),
             (data.states, data.actions, count(data)),
@@ -286,7 +289,7 @@ class OfflinePolicyEstimator(BaseEstimator):
                 stacklevel=2,
             )
         warn_of_dead_ends(statistics, states, stacklevel=2)
-        episodes = read_episodes(_columns(table), data, self.gamma)
+        episodes = read_episodes(_columns(table, data), data, self.gamma)
         if episodes is not None and self._episodes is not None:
             old, new = (encode(known, states) for known in (self.states_, data.states))
             episodes = self._episodes.relabel(old).joined(episodes.relabel(new))
@@ -416,7 +419,8 @@ class OfflinePolicyEstimator(BaseEstimator):
         True
         """
         level = check_fraction("interval", interval, open_ends=True)
-        return of_draws(self._draw(start).policy, level)
+        found = of_draws(self._draw(start).policy, level)
+        return within(found, check_reward_range(self.reward_range), self.gamma)
 
     def behaviour_value(self, interval: float = 0.8) -> PolicyValue:
         """Return what the behaviour that made the log is worth, with an interval.
@@ -440,8 +444,10 @@ class OfflinePolicyEstimator(BaseEstimator):
         drawn, episodes = self._draw(), self._episodes
         # The discount factor may have been set anew since the returns were summed.
         if episodes is None or len(episodes.start) < 2 or episodes.gamma != self.gamma:
-            return of_draws(drawn.behaviour, level)
-        return of_returns(episodes.relabel(self._rows()), drawn, level)
+            found = of_draws(drawn.behaviour, level)
+        else:
+            found = of_returns(episodes.relabel(self._rows()), drawn, level)
+        return within(found, check_reward_range(self.reward_range), self.gamma)
 
     def probability_of_improvement(self) -> float:
         """Return the probability that the policy is better than the behaviour.
@@ -470,14 +476,18 @@ class OfflinePolicyEstimator(BaseEstimator):
         step: Any = None,
         propensity: Any = None,
         gamma: float = 0.99,
+        sample_weight: None = None,
     ) -> float:
         """Estimate what the policy is worth from a log that it was not fitted to.
 
         For model selection, `sklearn.model_selection.GridSearchCV` for example, over
         how states are binned and over ``gamma``. With ``propensity`` it is the
         weighted doubly robust estimate, whose model is the posterior mean process of
-        the log given here, and whose weights are used for as many steps as ten
-        episodes count for; without, the model's value alone, which believes that the
+        the log given here. Whatever passes a state in which episodes start counts as
+        an episode, and weights are used for as many steps as 30 of these count for;
+        the model's value of what follows is corrected by how much it errs there about
+        the behaviour.
+        Without propensities it is the model's value alone, which believes that the
         states tell all that matters. In states that the fit did not see the policy
         is that of `handle_unknown` "infer", or uniform.
 
@@ -497,6 +507,9 @@ class OfflinePolicyEstimator(BaseEstimator):
         gamma : float, default=0.99
             Discount factor of the estimate. It is not that of the plan, so that
             estimators that plan with different ones can be compared.
+        sample_weight : None
+            Rows of a log have no weights. It is here because the pipelines of
+            scikit-learn pass it on, whether there is one or not.
 
         Returns
         -------
@@ -512,45 +525,36 @@ class OfflinePolicyEstimator(BaseEstimator):
         Warns
         -----
         SmallSampleWarning
-            If fewer than ten episodes count, by their weights. Their number is in
+            If fewer than 30 episodes count, by their weights. Their number is in
             ``effective_sample_size_``, None without ``propensity``.
         """
         check_is_fitted(self)
+        if sample_weight is not None:
+            raise TypeError(
+                "sample_weight must be None: rows of a log have no weights. Repeat "
+                "episodes that count more."
+            )
         data, columns = self._read_held_out(
             *(X, y),
             *(reward, next_state, terminated, truncated, episode, step, propensity),
         )
-        order, first = order_episodes(columns, data) or (None, None)
-        code, pi, v, q = self._evaluate_in(data, check_gamma(gamma))
-        value = np.append(v, 0.0)  # of the end
-        after = np.where(data.terminated, -1, code[data.next_state])
-        state, self.effective_sample_size_ = code[data.state], None
-        if "propensity" not in columns:
-            starts = state if order is None else state[order[first]]
-            return float(v[starts].mean())
-        if order is None or first is None:
-            raise ValueError(
-                "With propensity, the episodes of the log must be known and whole. "
-                "Found rows that do not lead to the next one. Give 'episode', and "
-                "split by it: sklearn.model_selection.GroupKFold with groups=episode."
-            )
-        behaviour = read_propensities(columns["propensity"], data)
-        ratio = pi[state, data.action] / behaviour
-        error = data.reward + gamma * value[after] - q[state, data.action]
-        estimate = weighted_doubly_robust(
-            *(ratio[order], error[order], v[state[order[first]]], first, gamma)
+        device = check_device(self.device)
+        scored = score_log(
+            load_network(self.checkpoint, device),
+            *(device, data, columns, self._policy_of),
+            *(check_gamma(gamma), check_reward_range(self.reward_range)),
         )
-        self.effective_sample_size_ = estimate.effective_sample_size
-        if estimate.effective_sample_size < FEW_EPISODES:
+        size = self.effective_sample_size_ = scored.effective_sample_size
+        if size is not None and size < FEW:
             warnings.warn(
-                f"{len(first)} episodes count as {estimate.effective_sample_size:.1f}: "
-                "the policy seldom does what the log did. The score uses importance "
-                f"weights for the first {estimate.n_steps} steps of an episode, and "
-                "the model of the process from there on.",
+                f"{scored.n_episodes} episodes count as {size:.1f}: the policy seldom "
+                "does what the log did. The score uses importance weights for "
+                f"{scored.n_steps} steps from a start, and the model of the process "
+                "from there on.",
                 SmallSampleWarning,
                 stacklevel=2,
             )
-        return estimate.value
+        return scored.value
 
     def coverage_report(self, min_rows: int = 10) -> Any:
         """Return how far the policy rests on data, state by state.
@@ -712,7 +716,7 @@ class OfflinePolicyEstimator(BaseEstimator):
             )
             policy.__dict__.update(fitted | {"_allowed": allowed})
             policy._infers = policy.handle_unknown == "infer"
-            policy.allowed_actions_ = policy._masks(
+            policy.allowed_actions_ = state_masks(
                 policy._allowed, policy.states_, policy.actions_, policy.statistics_
             )
         policy.device = restored_device(policy.device) if device is None else device
@@ -766,12 +770,12 @@ class OfflinePolicyEstimator(BaseEstimator):
     ) -> OfflinePolicyEstimator:
         """Plan with a log alone; ``table`` is None where its columns came apart."""
         allowed = read_allowed(allowed_actions, table, data)
-        check_taken(allowed, data)
+        allowed = check_taken(allowed, data)
         statistics = count(data)
         warn_of_dead_ends(statistics, data.states, stacklevel=3)
         return self._plan(
             *(data.states, data.actions, statistics, data.state_names, data.columns),
-            *(allowed, read_episodes(_columns(table), data, self.gamma)),
+            *(allowed, read_episodes(_columns(table, data), data, self.gamma)),
         )
 
     def _plan(
@@ -796,10 +800,10 @@ class OfflinePolicyEstimator(BaseEstimator):
         risk = check_fraction("risk", self.risk)
         if allowed is not None:
             allowed = allowed.extended(states[statistics.active_states])
-        masks = self._masks(allowed, states, actions, statistics)
+        masks = state_masks(allowed, states, actions, statistics)
         network = load_network(self.checkpoint, device)
 
-        active, batch = _decided(statistics, gamma, reward_range, masks, infers)
+        active, batch = decided_batch(statistics, gamma, reward_range, masks, infers)
         size = (statistics.n_states + 1, statistics.n_actions)
         values = np.zeros((3, *size))
         log_policy = np.full(size, -math.log(size[1]))
@@ -829,30 +833,6 @@ class OfflinePolicyEstimator(BaseEstimator):
         self.__dict__.update(fitted)
         return self
 
-    @staticmethod
-    def _masks(
-        allowed: AllowedActions | None,
-        states: NDArray,
-        actions: NDArray,
-        statistics: Statistics,
-    ) -> NDArray[np.bool_] | None:
-        """Return the allowed actions (S, A), all of them where nothing is decided."""
-        if allowed is None:
-            return None
-        masks = np.ones((len(states), len(actions)), bool)
-        active = statistics.active_states
-        masks[active] = allowed.masks(states[active], actions)
-        taken = masks[statistics.pair_state, statistics.pair_action]
-        if not taken.all():
-            first = int((~taken).argmax())
-            raise ValueError(
-                "Every action of the log must be allowed in its state. Those seen "
-                f"before are not: action {actions[statistics.pair_action[first]]!r} "
-                f"in state {states[statistics.pair_state[first]]!r}, say. Allow it, or "
-                "fit anew without these rows."
-            )
-        return masks
-
     def _rows(self) -> NDArray[np.int64]:
         """Return the place of each state in the batch that was planned in, or -1."""
         active = self.statistics_.active_states
@@ -861,7 +841,7 @@ class OfflinePolicyEstimator(BaseEstimator):
     def _batch(self) -> tuple[NDArray[np.int64], StatisticsBatch]:
         """Return what was planned in: codes of its states, and their statistics."""
         check_is_fitted(self)
-        return _decided(
+        return decided_batch(
             self.statistics_,
             check_gamma(self.gamma),
             check_reward_range(self.reward_range),
@@ -884,37 +864,17 @@ class OfflinePolicyEstimator(BaseEstimator):
             taken = {}
         data = read_transitions(X, y, **taken, state_names=self.state_names_)
         if y is None:
-            columns = _columns(X) | columns
+            columns = _columns(X, data) | columns
             propensity = column_of(X, "propensity")
             if propensity is not None:
                 columns.setdefault("propensity", propensity)
         return data, columns
 
-    def _evaluate_in(
-        self, data: Transitions, gamma: float
-    ) -> tuple[NDArray[np.int64], NDArray, NDArray, NDArray]:
-        """Return the policy and its values in the posterior mean process of a log.
-
-        First comes where each state of the log is in the tables that follow, -1 where
-        nothing is decided: the policy (S, A), its columns by the actions of the log
-        and then those that it lacks, and its values (S,) and (S, A) in reward units.
-        """
-        more = self.actions_[encode(self.actions_, data.actions) < 0]
-        actions = [*python_values(data.actions), *python_values(more)]
-        column = encode(objects(actions), self.actions_)
-        n_actions = len(actions)
-        statistics = replace(count(data), n_actions=n_actions)
-        device = check_device(self.device)
-        active, batch = _decided(
-            statistics, gamma, check_reward_range(self.reward_range), None, False
-        )
-        pi = self._policy[encode(data.states[active], self.states_)]
-        pi = np.where(column >= 0, pi[:, column], 0.0)
-        network = load_network(self.checkpoint, device)
-        v, q = evaluate_mean(network, batch, device, pi)
-        code = np.full(len(data.states), -1)
-        code[active] = np.arange(len(active))
-        return code, pi, v, q
+    def _policy_of(self, states: NDArray, actions: NDArray) -> NDArray[np.float64]:
+        """Return the probabilities of actions in states, both of which may be new."""
+        policy = self._policy[encode(states, self.states_)]
+        column = encode(actions, self.actions_)
+        return np.where(column >= 0, policy[:, column], 0.0)
 
     def _draw(self, start: Any = None) -> DrawnValues:
         """Return values in draws from the posterior; those of the default are kept."""
@@ -1070,32 +1030,6 @@ def _unpack_tables(arrays: dict[str, NDArray]) -> dict[str, Any]:
     }
 
 
-def _decided(
-    statistics: Statistics,
-    gamma: float,
-    reward_range: tuple[float, float] | None,
-    masks: NDArray[np.bool_] | None,
-    infers: bool,
-) -> tuple[NDArray[np.int64], StatisticsBatch]:
-    """Return the states in which something is decided, and the batch of them alone.
-
-    Nothing is decided in states that were only ever entered by terminating. The code
-    after the last one is that of the states that are not in the log, if `infers`.
-    """
-    active = np.flatnonzero(statistics.active_states)
-    decided = statistics.compress(active)
-    allowed = None if masks is None else masks[active]
-    if infers:
-        n_actions = statistics.n_actions
-        same = np.arange(len(active)), np.arange(n_actions)
-        decided = decided.relabel(*same, len(active) + 1, n_actions)
-        active = np.append(active, statistics.n_states)
-        if allowed is not None:
-            allowed = np.append(allowed, np.ones((1, n_actions), bool), axis=0)
-    batch = StatisticsBatch.from_statistics(decided, gamma, reward_range, allowed)
-    return active, batch
-
-
 def _without_rare(
     log_policy: NDArray[np.float64],
     statistics: Statistics,
@@ -1108,15 +1042,20 @@ def _without_rare(
     n = np.zeros(log_policy.shape)
     n[statistics.pair_state, statistics.pair_action] = statistics.n
     often = n >= min_visits
-    often[~often.any(1)] = True
-    left = np.where(often, log_policy, -np.inf)
-    return left - logsumexp(left, axis=1, keepdims=True)
+    changed = often.any(1) & ~often.all(1)
+    left = np.where(often, log_policy, -np.inf)[changed]
+    log_policy = log_policy.copy()
+    log_policy[changed] = left - logsumexp(left, axis=1, keepdims=True)
+    return log_policy
 
 
-def _columns(table: Any) -> dict[str, Any]:
-    """Return the columns of a table, none where there is no table in memory."""
-    counted = isinstance(table, SufficientStatistics) or is_lazy(table)
-    return {} if table is None or counted else table_columns(table)[0]
+def _columns(table: Any, data: Transitions | SufficientStatistics) -> dict[str, Any]:
+    """Return the columns that tell the episodes of a table, none if it is None."""
+    if isinstance(data, SufficientStatistics):
+        return {}
+    names = [n for n in ("episode", "step", "truncated") if n in data.columns]
+    found = {name: column_of(table, data.columns[name]) for name in names}
+    return {name: column for name, column in found.items() if column is not None}
 
 
 def _check_means(statistics: Statistics, low: float, high: float) -> None:

@@ -101,7 +101,8 @@ def draw_values(
     The behaviour of a draw is from the Dirichlet distribution of the actions counted in
     each state, uniform over the allowed ones where none was.
     """
-    rng = np.random.default_rng(_SEED)
+    # Apart, so that the processes are the same from whatever starts.
+    rng, of_starts = np.random.default_rng(_SEED).spawn(2)
     features, _, posterior = infer(network, batch, device)
     counts, allowed = batch.n[0].numpy(), batch.allowed[0].numpy()
     counts = np.where(counts.sum(1, keepdims=True) > 0, counts, 1e9 * allowed)
@@ -111,7 +112,7 @@ def draw_values(
         exploration = exploration_features(batch).to(device)
         drawn = draw_processes(posterior, features, exploration, n, rng)
         for i, (process, reward) in enumerate(drawn):
-            rho = rng.standard_gamma(start) if resample_start else start.copy()
+            rho = of_starts.standard_gamma(start) if resample_start else start.copy()
             behaviour = rng.standard_gamma(counts)
             behaviour /= behaviour.sum(1, keepdims=True)
             # The values of the draw before are near: start from there.
@@ -168,9 +169,9 @@ def of_draws(draws: NDArray[np.float64], interval: float) -> PolicyValue:
 
     Examples
     --------
-    >>> value, low, high = of_draws(np.array([0.0, 3.0, 3.0]), interval=0.6827)
-    >>> round(value, 3), round(low, 2) == 0, round(high, 3)
-    (2.0, True, 3.0)
+    >>> value, low, high = of_draws(np.array([1.0, 4.0, 4.0]), interval=0.6827)
+    >>> round(value, 3), round(low, 3), round(high, 3)
+    (3.0, 1.0, 4.0)
     """
     mean = float(draws.mean())
     z = float(stats.norm.ppf((1 + interval) / 2))
@@ -207,3 +208,20 @@ def of_returns(episodes: Episodes, drawn: DrawnValues, interval: float) -> Polic
     width = float(stats.t.ppf((1 + interval) / 2, n - 1) * np.sqrt(variance))
     mean = float(returns.mean())
     return PolicyValue(mean, mean - width, mean + width)
+
+
+def within(
+    found: PolicyValue, reward_range: tuple[float, float] | None, gamma: float
+) -> PolicyValue:
+    """Return a value and its interval clipped to what the rewards allow.
+
+    Examples
+    --------
+    >>> within(PolicyValue(0.5, -0.2, 1.2), (0.0, 1.0), gamma=0.0)
+    PolicyValue(value=0.5, low=0.0, high=1.0)
+    """
+    if reward_range is None:
+        return found
+    low, high = min(reward_range[0], 0), max(reward_range[1], 0)  # 0 follows an end
+    ends = low / (1 - gamma), high / (1 - gamma)
+    return PolicyValue(*(float(np.clip(number, *ends)) for number in found))

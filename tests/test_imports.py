@@ -83,7 +83,7 @@ THIRD_PARTY = {
     "_episodes": {"numpy"},
     "_draws": {"numpy", "torch"},
     "_coverage": {"numpy", "torch", "pandas"},
-    "_evaluation": {"numpy"},
+    "_evaluation": {"numpy", "torch"},
     "_policy_value": {"numpy", "scipy", "torch"},
 }
 
