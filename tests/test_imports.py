@@ -45,6 +45,7 @@ ORDER = (
     "_report",
     "_display",
     "datasets",
+    "_valuation",
     "_offline",
     "_experience",
     "_online",
