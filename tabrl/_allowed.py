@@ -94,9 +94,9 @@ class AllowedActions:
         others = states[encode(states, self.states) < 0]
         if not len(others):
             return self
-        asked = np.unique(encode(others, others))
-        sets = [self.rule(state) for state in python_values(others[asked])]
-        return self.updated(_of_sets(others[asked], sets))
+        named = np.unique(encode(others, others))
+        sets = [self.rule(state) for state in python_values(others[named])]
+        return self.updated(_of_sets(others[named], sets))
 
     def updated(self, newer: AllowedActions) -> AllowedActions:
         """Return both; where they name the same state, `newer` holds."""
