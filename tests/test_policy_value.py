@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 import warnings
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from scipy import stats
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
@@ -47,40 +49,50 @@ def lake():
 # solving
 
 
-def random_process(rng, n_states, n_actions):
+def random_process(rng, n_states, n_actions, gamma):
     """Return a `SparseProcess` with all its parts, and its dense transitions."""
-    process = SparseProcess.__new__(SparseProcess)
-    part = rng.dirichlet(np.ones(6), (n_states, n_actions))
-    process.edges = SparseProcess_edges(rng, part[..., 0])
-    shares = rng.dirichlet(np.ones(n_states), (2, n_states))
-    process.siblings_of, process.predecessors_of = map(csr, shares)
-    process.itself, process.siblings, process.predecessors, process.anywhere = part[
-        ..., 1:5
-    ].transpose(2, 0, 1)
-    process.gamma, process.rows, process._products = 0.9, None, 0.0
-    P = process.edges.toarray().reshape(n_states, n_actions, n_states)
-    P = P + process.itself[..., None] * np.eye(n_states)[:, None]
-    P += process.siblings[..., None] * shares[0][:, None]
-    P += process.predecessors[..., None] * shares[1][:, None]
-    P += process.anywhere[..., None] / n_states
-    return process, P
+    n_pairs = n_states * n_actions
+    pair = np.repeat(np.arange(n_pairs), 3)
+    to = rng.integers(n_states, size=len(pair))
+    weight = rng.random(len(pair))
+    part = rng.dirichlet(np.ones(6), n_pairs)  # edges, four parts, the end
+    came_from = pair // n_actions
 
+    def shares(of):
+        return weight / np.bincount(of, weight, n_states)[of]
 
-def csr(matrix):
-    from scipy import sparse
-
-    return sparse.csr_array(matrix)
-
-
-def SparseProcess_edges(rng, mass):
-    rows = rng.dirichlet(np.ones(len(mass)), mass.size) * mass.reshape(-1, 1)
-    return csr(rows)
+    prob = weight / np.bincount(pair, weight)[pair] * part[pair, 0]
+    names = ("itself", "siblings", "predecessors", "anywhere")
+    parts = {
+        name: torch.from_numpy(part[:, i].reshape(1, n_states, n_actions))
+        for i, name in enumerate(names, 1)
+    }
+    process = SparseProcess(
+        SimpleNamespace(edge_prob=torch.from_numpy(prob), **parts),
+        SimpleNamespace(
+            n=torch.zeros(1, n_states, n_actions),
+            edge_pair=torch.from_numpy(pair),
+            edge_next=torch.from_numpy(to),
+            edge_sibling=torch.from_numpy(shares(came_from)),
+            edge_predecessor=torch.from_numpy(shares(to)),
+            gamma=torch.tensor([gamma], dtype=torch.float64),
+        ),
+    )
+    P, N, K = np.zeros((n_pairs, n_states)), *np.zeros((2, n_states, n_states))
+    np.add.at(P, (pair, to), prob)
+    np.add.at(N, (came_from, to), shares(came_from))
+    np.add.at(K, (to, came_from), shares(to))
+    state = np.arange(n_pairs) // n_actions
+    P[np.arange(n_pairs), state] += part[:, 1]
+    P += part[:, 2, None] * N[state] + part[:, 3, None] * K[state]
+    P += part[:, 4, None] / n_states
+    return process, P.reshape(n_states, n_actions, n_states)
 
 
 @pytest.mark.parametrize("n_states", [5, 250])  # dense, and sparse
 def test_random_policies_are_solved_exactly(n_states):
     rng = np.random.default_rng(n_states)
-    process, P = random_process(rng, n_states, 3)
+    process, P = random_process(rng, n_states, 3, 0.9)
     reward = rng.normal(size=(n_states, 3))
     pi = rng.dirichlet(np.ones(3), n_states)
     P_pi = np.einsum("sa,sat->st", pi, P)
