@@ -103,6 +103,7 @@ class PolicyValuation:
 
         Examples
         --------
+        >>> from tabrl import OfflinePolicyEstimator
         >>> log = {"state": [0, 0] * 50, "action": [0, 1] * 50, "reward": [1, 2] * 50,
         ...        "next_state": [0, 0] * 50, "terminated": [True] * 100}
         >>> policy = OfflinePolicyEstimator().fit(log)
@@ -275,6 +276,7 @@ class PolicyValuation:
 
         Examples
         --------
+        >>> from tabrl import OfflinePolicyEstimator
         >>> log = {"state": [0, 0] * 50, "action": [0, 1] * 50, "reward": [1, 2] * 50,
         ...        "next_state": [0, 0] * 50, "terminated": [True] * 100}
         >>> report = OfflinePolicyEstimator(random_state=0).fit(log).coverage_report()
