@@ -22,6 +22,13 @@ from tabrl._transitions import Transitions
 FEW = 30
 
 
+# Steps that a context looks back at most, and rows that it must have: the error of a
+# probability is then below 0.16.
+_HISTORY, _FEW_ROWS = 3, 10
+# With fewer rows the posterior of a pair is mostly what the network expects of any.
+_THIN = 3
+
+
 class SmallSampleWarning(UserWarning):
     """Few episodes of a log tell what the policy is worth.
 
@@ -75,6 +82,10 @@ def score_log(
 ) -> Scored:
     """Estimate what a policy is worth from a log that it was not fitted to.
 
+    The model is the posterior mean process over `contexts`. In place of an action that
+    a context has less than three times, it takes what the behaviour takes there: the
+    network's guess of what nobody tried is no evidence for a policy.
+
     Parameters
     ----------
     network, device
@@ -100,35 +111,40 @@ def score_log(
     ValueError
         If there are propensities but the episodes are not whole.
     """
-    sizes = len(data.states), len(data.actions)
-    rows = (data.state, data.action, data.reward, data.next_state, data.terminated)
-    statistics = Statistics.from_codes(*rows, *sizes)
-    active, batch = decided_batch(statistics, gamma, reward_range, None, False)
-    code = np.full(len(data.states) + 1, -1)  # the last is that of no state
-    code[active] = np.arange(len(active))
-    pi = policy_of(data.states[active], data.actions)
-    # The model knows the actions of the log alone: the others are as those taken.
-    taken = pi.sum(1, keepdims=True)
-    behaviour = behaviour_of(batch)[0].numpy()
-    full = np.where(taken > 0, pi / np.maximum(taken, 1e-12), behaviour)
-    v, q = evaluate_mean(network, batch, device, full)
     ordered = order_episodes(columns, data)
+    n_states, n_actions = len(data.states), len(data.actions)
+    every = np.arange(len(data.state))
+    order, first = ordered or (every, every)
+    action, reward = data.action[order], data.reward[order]
+    ended = data.terminated[order]
+    context, after = data.state[order], data.next_state[order]
+    state_of = np.arange(n_states)
+    if ordered is not None:
+        context, state_of = contexts(context, action, first, n_states)
+        last = np.append(first[1:], len(order)) - 1
+        after = np.append(context[1:], 0)
+        after[last] = data.next_state[order[last]]
+    rows = (context, action, reward, after, ended)
+    statistics = Statistics.from_codes(*rows, len(state_of), n_actions)
+    active, batch = decided_batch(statistics, gamma, reward_range, None, False)
+    code = np.full(len(state_of) + 1, -1)  # the last is that of no state
+    code[active] = np.arange(len(active))
+    pi = policy_of(data.states, data.actions)[state_of[active]]
+    behaviour = behaviour_of(batch)[0].numpy()
+    supported = np.where(batch.n[0].numpy() >= _THIN, pi, 0.0)
+    full = supported + (1 - supported.sum(1, keepdims=True)) * behaviour
+    v, q = evaluate_mean(network, batch, device, full)
+    state = code[context]
     if "propensity" not in columns:
-        every = np.arange(len(data.state))
-        order, first = ordered or (every, every)
-        return Scored(float(v[code[data.state[order[first]]]].mean()))
+        return Scored(float(v[state[first]].mean()))
     if ordered is None:
         raise ValueError(
             "With propensity, the episodes of the log must be known and whole. Found "
             "rows that do not lead to the next one. Give 'episode', and split by it: "
             "sklearn.model_selection.GroupKFold with groups=episode."
         )
-    order, first = ordered
-    state, action = code[data.state[order]], data.action[order]
-    propensity = read_propensities(columns["propensity"], data)[order]
-    ratio = pi[state, action] / propensity
-    after = np.where(data.terminated, -1, code[data.next_state])[order]
-    reward = data.reward[order]
+    ratio = pi[state, action] / read_propensities(columns["propensity"], data)[order]
+    after = np.where(ended, -1, code[after])
     _, length = steps_of(first, len(order))
     left = np.repeat(first + length, length) - np.arange(len(order))
     v_behaviour, _ = evaluate_mean(network, batch, device, behaviour)
@@ -144,6 +160,63 @@ def score_log(
     )
     size = effective_size(weights_of_episodes(ratio, first))
     return Scored(estimate.value, size, len(first), estimate.n_steps)
+
+
+def contexts(
+    state: NDArray[np.int64],
+    action: NDArray[np.int64],
+    first: NDArray[np.int64],
+    n_states: int,
+    few: int = _FEW_ROWS,
+    n_steps: int = _HISTORY,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return states with as much of their history as the log has often, (n_rows,).
+
+    States may not tell all that matters: bins that are too coarse do not. What came
+    before tells more. A context is a state with the state and the action before it, and
+    so on for up to ``n_steps`` steps, as long as ``few`` rows share it.
+
+    Parameters
+    ----------
+    state, action : int64 arrays of shape (n_rows,)
+        The rows episode by episode.
+    first : int64 array of shape (n_episodes,)
+        Row in which each episode begins.
+    n_states : int
+        The first contexts are the states alone.
+
+    Returns
+    -------
+    context : int64 array of shape (n_rows,)
+    state_of : int64 array of shape (n_contexts,)
+        The state of each context.
+
+    Examples
+    --------
+    >>> contexts(np.array([0, 0, 0, 0]), np.array([0, 1, 0, 1]), np.array([0, 2]), 1, 2)
+    (array([0, 1, 0, 1]), array([0, 0]))
+    """
+    context, state_of = state.copy(), np.arange(n_states)
+    later = np.ones(len(state), bool)
+    later[first] = False
+    row = np.flatnonzero(later)
+    for _ in range(n_steps):
+        before = context[row - 1] * (int(action.max()) + 1) + action[row - 1]
+        _, before = np.unique(before, return_inverse=True)
+        _, at, key, count = np.unique(
+            state[row] * (before.max(initial=0) + 1) + before,
+            return_index=True,
+            return_inverse=True,
+            return_counts=True,
+        )
+        often = count >= few
+        if not often.any():
+            break
+        new = np.where(often, len(state_of) + np.cumsum(often) - 1, -1)
+        state_of = np.append(state_of, state[row[at[often]]])
+        context[row] = np.where(often[key], new[key], context[row])
+    used = np.union1d(np.arange(n_states), context)  # longer histories took the place
+    return np.searchsorted(used, context), state_of[used]
 
 
 def weighted_doubly_robust(

@@ -173,15 +173,17 @@ class PolicyValuation:
         """Estimate what the policy is worth from a log that it was not fitted to.
 
         For model selection, `sklearn.model_selection.GridSearchCV` for example, over
-        how states are binned and over ``gamma``. With ``propensity`` it is the
-        weighted doubly robust estimate, whose model is the posterior mean process of
-        the log given here. Whatever passes a state in which episodes start counts as
-        an episode, and weights are used for as many steps as 30 of these count for;
-        the model's value of what follows is corrected by how much it errs there about
-        the behaviour.
-        Without propensities it is the model's value alone, which believes that the
-        states tell all that matters. In states that the fit did not see the policy
-        is that of `handle_unknown` "infer", or uniform.
+        how states are binned and over ``gamma``. The policy is solved in the posterior
+        mean process of the log given here, whose states are those of the log with up
+        to three steps of their history, where ten rows share it: bins that are too
+        coarse show in it. In place of an action that was tried there less than three
+        times it takes what the behaviour took. In states that the fit did not see the
+        policy is that of `handle_unknown` "infer", or uniform.
+
+        With ``propensity`` this is the model of a weighted doubly robust estimate.
+        Whatever passes a state in which episodes start counts as an episode, and
+        weights are used for as many steps as 30 of these count for; the model's value
+        of what follows is corrected by how much it errs there about the behaviour.
 
         Parameters
         ----------

@@ -21,7 +21,7 @@ from pretraining.benchmark.environments import environment
 from pretraining.benchmark.exact import evaluate
 from tabrl import OfflinePolicyEstimator, SmallSampleWarning
 from tabrl._episodes import order_episodes
-from tabrl._evaluation import returns_to_go, weighted_doubly_robust
+from tabrl._evaluation import contexts, returns_to_go, weighted_doubly_robust
 from tabrl._planning import SparseProcess
 from tabrl._transitions import read_transitions
 
@@ -344,6 +344,17 @@ def q_is_biased(q, v, state, action, ratio, left):
     return step_0 + 0.5 * step_1
 
 
+def test_one_step_is_self_normalised_doubly_robust():
+    # Dudik et al. 2014, arXiv 1503.02834, with weights that sum to one.
+    rng = np.random.default_rng(0)
+    ratio, error, v = rng.gamma(1, 1, 50), rng.normal(size=50), rng.normal(size=50)
+    one = np.ones(50)
+    estimate = weighted_doubly_robust(
+        *(ratio, error, v, one.astype(int), one, 0 * one, 0.9, 0)
+    )
+    assert estimate.value == pytest.approx(v.mean() + ratio @ error / ratio.sum())
+
+
 def test_returns_to_go_by_hand():
     left = np.array([3, 2, 1, 2, 1])
     after = np.array([9.0, 9.0, 0.0, 9.0, 4.0])
@@ -369,6 +380,59 @@ def test_score_is_near_the_truth(lake):
         held["state"], held["action"], **parts, episode=held["episode"]
     )
     assert apart == policy.score(held)
+
+
+def test_contexts_are_histories_that_are_frequent():
+    state = np.array([0, 1, 0, 0, 1, 1, 0, 1])
+    action = np.array([0, 0, 1, 0, 0, 0, 1, 0])
+    context, state_of = contexts(state, action, np.array([0, 3, 6]), 2, few=2)
+    # (1 after 0, 0) occurs twice, all other histories once.
+    assert context.tolist() == [0, 2, 0, 0, 2, 1, 0, 1]
+    assert state_of.tolist() == [0, 1, 1]
+    np.testing.assert_array_equal(
+        contexts(state, action, np.array([0, 3, 6]), 2, few=9)[0], state
+    )
+
+
+@pytest.mark.parametrize("propensity", [None, 0.5])
+def test_states_that_hide_what_matters_are_not_believed(propensity):
+    """A resource that 'use' empties and 'wait' fills, which the state does not tell."""
+    rng = np.random.default_rng(0)
+    n = 3000
+    action = rng.integers(2, size=n)  # 1 uses
+    full = np.append(True, action[:-1] == 0)
+    log = {
+        "state": np.zeros(n, int),
+        "action": action,
+        "reward": np.where((action == 1) & full, 1.0, -0.1 * (action == 1)),
+        "next_state": np.zeros(n, int),
+        "terminated": np.zeros(n, bool),
+        "episode": np.repeat(np.arange(n // 30), 30),
+    }
+    if propensity:
+        log["propensity"] = np.full(n, propensity)
+    policy = OfflinePolicyEstimator(random_state=0).fit(log)
+    assert policy.predict_proba([0])[0, 1] > 0.99  # uses always, and finds it empty
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SmallSampleWarning)
+        score = policy.score(log)
+    # 1 - 0.1 (0.99 + 0.99^2 + ...) in truth; the states alone say 0.45 / (1 - 0.99).
+    assert score == pytest.approx(1 - 9.9, abs=3)
+
+
+def test_what_was_never_tried_is_no_evidence():
+    # Action 1 pays in the log of the fit, and is not in the log of the score.
+    log = {
+        "state": np.zeros(100, int),
+        "action": np.tile([0, 1], 50),
+        "reward": np.tile([1.0, 9.0], 50),
+        "next_state": np.zeros(100, int),
+        "terminated": np.ones(100, bool),
+    }
+    policy = OfflinePolicyEstimator().fit(log)
+    held = {name: column[::2] for name, column in log.items()}
+    assert policy.score(held) == pytest.approx(1, abs=0.01)
+    assert policy.score(log) == pytest.approx(9, abs=0.5)
 
 
 def test_a_log_of_the_policy_itself_is_scored_by_its_returns():
