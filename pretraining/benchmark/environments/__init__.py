@@ -135,7 +135,8 @@ def environment(name: str, gamma: float, seed: int = 0) -> Environment:
     return _build(name, gamma, seed if _REGISTRY[name].family else 0)
 
 
-@lru_cache(maxsize=64)
+# A family has 100 tasks, and four families are scored one after another.
+@lru_cache(maxsize=512)
 def _build(name: str, gamma: float, seed: int) -> Environment:
     entry = _REGISTRY[name]
     env = entry.build(gamma, seed) if entry.family else entry.build(gamma)
