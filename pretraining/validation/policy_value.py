@@ -25,9 +25,6 @@ _GAMMA = 0.99
 _SURE = 0.95
 BEHAVIOURS = ("uniform", "epsilon 0.3", "epsilon 0.05", "softmax")
 SIZES = (256, 1024, 4096)
-# Two thousand states take a minute a log, all others together a second each.
-_SLOWEST = "DeepSea-50"
-FAST = tuple(name for name in ENVIRONMENT_NAMES if name != _SLOWEST)
 
 
 def score_log(name: str, behaviour: str, size: int, seed: int) -> dict[str, Any]:
@@ -91,7 +88,7 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; ``--seeds`` and ``--first`` choose the logs of each cell."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--environments", nargs="*", default=FAST)
+    parser.add_argument("--environments", nargs="*", default=ENVIRONMENT_NAMES)
     parser.add_argument("--sizes", nargs="*", type=int, default=SIZES)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--first", type=int, default=0)
