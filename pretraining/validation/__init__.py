@@ -12,11 +12,13 @@ Does another device give the same answers?
     `devices`.
 How optimistic should the agent be?
     `optimism`, before the export: it chooses on the prior, with `regret` too.
+Do the intervals of `policy_value` hold, on the development environments?
+    `policy_value`.
 What is each part of the recipe worth?
     `ablations`.
 What do the processes of a family look like?
     `gallery`.
 
 ``python -m pretraining.validation.NAME --help`` lists the options of `validate`,
-`optimism`, `ablations` and `gallery`.
+`optimism`, `policy_value`, `ablations` and `gallery`.
 """
