@@ -263,11 +263,7 @@ class SparseProcess:
         reward = r[at, action]
         if isinstance(self.rows, np.ndarray):
             system = np.eye(n_states) - self.gamma * self.rows[pair]
-            # By torch, whose number of threads `_inference` sets; BLAS has its own.
-            solution = torch.linalg.solve(
-                torch.from_numpy(system), torch.from_numpy(reward)
-            )
-            return solution.numpy()
+            return _solve_dense(system, reward)
         anywhere = self.anywhere[at, action] / n_states
         if self.rows is not None:
             return self._factorise(self.rows[pair], anywhere, reward)
@@ -300,7 +296,7 @@ class SparseProcess:
         chosen, anywhere = self._under(pi)
         reward = (pi * r).sum(1)
         if isinstance(chosen, np.ndarray):
-            return np.linalg.solve(np.eye(len(r)) - self.gamma * chosen, reward)
+            return _solve_dense(np.eye(len(r)) - self.gamma * chosen, reward)
         if self.rows is None:
             guess = np.zeros(len(r)) if guess is None else guess
             v, solved = self._iterate(
@@ -318,7 +314,7 @@ class SparseProcess:
         """
         chosen, anywhere = self._under(pi)
         if isinstance(chosen, np.ndarray):
-            return np.linalg.solve(np.eye(len(start)) - self.gamma * chosen.T, start)
+            return _solve_dense(np.eye(len(start)) - self.gamma * chosen.T, start)
         backward = sparse.csr_array(chosen.T)
         if self.rows is None:
             d, solved = self._iterate(
@@ -400,6 +396,12 @@ class SparseProcess:
         direct, shared = factors.solve(np.stack([reward, anywhere], 1)).T
         ahead = self.gamma * direct.sum() / (1 - self.gamma * shared.sum())
         return direct + ahead * shared
+
+
+def _solve_dense(system: NDArray, right: NDArray) -> NDArray:
+    """Solve by torch, whose number of threads `_inference` sets; BLAS has its own."""
+    solution = torch.linalg.solve(torch.from_numpy(system), torch.from_numpy(right))
+    return solution.numpy()
 
 
 def _dense(row: NDArray, column: NDArray, share: NDArray, size: int) -> NDArray:

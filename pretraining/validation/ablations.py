@@ -27,6 +27,7 @@ from torch import Tensor
 
 import pretraining.recipe.loss
 import pretraining.recipe.train
+from pretraining.benchmark.baselines.offline.tabrl import SAMPLED
 from pretraining.benchmark.parts import offline
 from pretraining.recipe.export import averaged_network
 from pretraining.recipe.loss import WEIGHTS, compute_losses
@@ -125,7 +126,7 @@ def development_value(checkpoint: Path) -> dict[str, float]:
     """Return the mean normalised value of the sampled policy, and its error."""
     protocol = replace(offline.QUICK, checkpoint=str(checkpoint), baselines=False)
     rows = offline.run(protocol, progress_bar=False)
-    values = [row["value"] for row in rows if row["method"] == offline.TABRL_SAMPLED]
+    values = [row["value"] for row in rows if row["method"] == SAMPLED]
     error = np.std(values) / np.sqrt(len(values))
     return {"value": float(np.mean(values)), "value_error": float(error)}
 

@@ -33,7 +33,6 @@ from pretraining.benchmark.baselines.offline import (
     LoggedData,
     Method,
     seed_models,
-    tabrl,
     tabrls,
 )
 from pretraining.benchmark.baselines.packages import is_installed, missing
@@ -48,7 +47,6 @@ from pretraining.benchmark.environments import (
 from pretraining.benchmark.process import Environment
 
 # The rows of tabrl, for those who read the results.
-TABRL_GREEDY, TABRL_SAMPLED = tabrl.GREEDY, tabrl.SAMPLED
 
 # What the neural methods are trained on: 60 logs a gamma, about a minute each.
 NEURAL_ENVIRONMENTS = (
