@@ -27,7 +27,7 @@ _HETEROGENEITY = 0.5
 BEHAVIOURS = ("uniform", "epsilon 0.3", "epsilon 0.05", "softmax", "clinician")
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def behaviour_policy(env: Environment, behaviour: str) -> NDArray[np.float64]:
     """Build a behaviour policy by its name.
 
