@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tabrl._checks import as_float, as_int, check_flag
 from tabrl._environments import Spaces
 from tabrl._states import States, as_label
-from tabrl._transitions import MAX_REWARD
+from tabrl._transitions import MAX_REWARD, MIN_REWARD
 
 
 class Encoder:
@@ -88,6 +88,8 @@ class Encoder:
             reward = as_float(reward)
         if not self._lowest <= reward <= self._highest:
             self._refuse_reward(reward)
+        if reward and -MIN_REWARD < reward < MIN_REWARD:
+            self._refuse_reward(reward)
         if terminated is not True and terminated is not False:
             check_flag("terminated", terminated)
         if truncated is not True and truncated is not False:
@@ -129,6 +131,11 @@ class Encoder:
             raise ValueError(
                 f"reward must be at most {MAX_REWARD} in size. Got {reward}. Rescale "
                 "the rewards."
+            )
+        if 0 < abs(reward) < MIN_REWARD:
+            raise ValueError(
+                f"reward must be 0 or {MIN_REWARD:.0e} or more in size. Got {reward}. "
+                "Rescale the rewards."
             )
         raise ValueError(
             f"reward must lie in reward_range ({self._lowest}, {self._highest}). Got "

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -544,15 +545,39 @@ def test_a_log_that_was_misread_is_a_warning(tmp_path, capsys):
     assert "'b '" in error
 
 
-def test_many_runs_write_one_path(log, tmp_path):
+@pytest.mark.parametrize("named", [False, True])
+def test_runs_that_write_one_path_at_once(named, log, tmp_path, monkeypatch):
+    """None goes on before all have written a half; one of their files stays, whole."""
+    if named:  # as where the system has no files without names
+        monkeypatch.setattr("tabrl._files._nameless", lambda _: None)
     log.to_csv(tmp_path / "log.csv", index=False)
+    gammas = (0.5, 0.9, 0.99)
+    alone = {}
+    for gamma in gammas:
+        run("fit", tmp_path / "log.csv", "--gamma", gamma, "-o", tmp_path / "alone.csv")
+        alone[gamma] = (tmp_path / "alone.csv").read_bytes()
+    (tmp_path / "alone.csv").unlink()
+    together = threading.Barrier(len(gammas))
+    write = __main__._write_csv
+
+    def in_halves(policy, file):
+        data = io.BytesIO()
+        write(policy, data)
+        half = len(data.getvalue()) // 2
+        file.write(data.getvalue()[:half])
+        file.flush()
+        together.wait(timeout=60)
+        file.write(data.getvalue()[half:])
+
+    monkeypatch.setattr(__main__, "_write_csv", in_halves)
     out = tmp_path / "policy.csv"
-    with ThreadPoolExecutor(8) as pool:
-        codes = pool.map(
-            lambda _: run("fit", tmp_path / "log.csv", "-o", out), range(16)
-        )
-        assert set(codes) == {0}
-    check_table(out, OfflinePolicyEstimator(0.99).fit(log))
+    with ThreadPoolExecutor(len(gammas)) as pool:
+        jobs = [
+            pool.submit(run, "fit", tmp_path / "log.csv", "--gamma", gamma, "-o", out)
+            for gamma in gammas
+        ]
+        assert [job.result() for job in jobs] == [0, 0, 0]
+    assert out.read_bytes() in alone.values()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "policy.csv"]
 
 

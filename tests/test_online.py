@@ -701,6 +701,9 @@ def test_bad_transitions_where_states_are_added():
             agent.observe(**{**GOOD, **bad})
     with pytest.raises(ValueError, match=r"at most 1e\+140 in size"):
         agent.observe(**{**GOOD, "reward": 1e200})  # its square is infinite
+    for tiny in (1e-170, -1e-165):
+        with pytest.raises(ValueError, match=rf"0 or 1e-140 or more in size.*{tiny}"):
+            agent.observe(**{**GOOD, "reward": tiny})  # its square is zero
     with pytest.raises(ValueError, match="reward must be finite"):
         agent.observe("new", 0, np.nan, "newer", False)
     assert pickle.dumps(agent) == before
