@@ -1,5 +1,6 @@
 """Labels of states and actions: from any container to arrays of one label per row."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -170,6 +171,40 @@ def label_names(values: Any) -> list[str] | None:
         names = [field.name for field in values.dtype.fields]
     several = len(names) > 1 and all(isinstance(name, str) for name in names)
     return names if several else None
+
+
+def warn_without_names(
+    name: str, values: Any, names: Sequence[str] | None, stacklevel: int
+) -> None:
+    """Warn of columns without names where there should be some, as scikit-learn does.
+
+    Their order may be another one, which nothing would show.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the message.
+    values : Any
+        Anything `as_labels` takes. Tuples are whole labels and need no names.
+    names : sequence of str or None
+        As in `as_labels`.
+    stacklevel : int
+        As in `warnings.warn`, seen from the caller.
+
+    Warns
+    -----
+    UserWarning
+    """
+    if names is None or hasattr(values, "columns"):
+        return
+    rows = isinstance(values, list) and values and isinstance(values[0], list)
+    if rows or getattr(values, "ndim", 1) == 2:
+        warnings.warn(
+            f"{name} does not have valid feature names, but OfflinePolicyEstimator was "
+            "fitted with feature names",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def in_order(found: Sequence[str], names: Sequence[str] | None) -> Sequence[str]:

@@ -40,7 +40,7 @@ from tabrl._dead_ends import warn_of_dead_ends
 from tabrl._episodes import Episodes, read_episodes
 from tabrl._html import notebook_summary
 from tabrl._inference import at_quantile, most_probable, solve
-from tabrl._labels import as_labels
+from tabrl._labels import as_labels, warn_without_names
 from tabrl._lazy import is_lazy
 from tabrl._persistence import (
     check_array,
@@ -298,6 +298,11 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
         -------
         array of shape (n,)
             Labels in ``actions_``.
+
+        Warns
+        -----
+        UserWarning
+            If rows have no column names and those given to `fit` had some.
 
         Raises
         ------
@@ -561,6 +566,7 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
     def _codes(self, states: Any) -> tuple[NDArray, NDArray[np.int64]]:
         """Return the labels of states and their codes, -1 for those not in the log."""
         check_is_fitted(self)
+        warn_without_names("X", states, self.state_names_, stacklevel=3)
         labels = as_labels(states, self.state_names_)
         codes = encode(labels, self.states_)
         unknown = codes < 0  # their index is that of the last row

@@ -17,7 +17,13 @@ from tabrl._columns import (
     refuse_whole_table,
     table_columns,
 )
-from tabrl._labels import Coded, as_coded, as_labels, label_names
+from tabrl._labels import (
+    Coded,
+    as_coded,
+    as_labels,
+    label_names,
+    warn_without_names,
+)
 
 __all__ = ["Transitions", "as_labels", "encode", "read_transitions"]
 
@@ -107,8 +113,9 @@ def read_transitions(
     -----
     UserWarning
         If `done` has to stand in for `terminated`; if episodes that end without
-        terminating leave a last row whose next state is unknown: it is dropped; or if
-        True or False is among numbers, whose labels 1 and 0 it shares.
+        terminating leave a last row whose next state is unknown: it is dropped; if
+        True or False is among numbers, whose labels 1 and 0 it shares; or if states of
+        several columns have no names where `state_names` or the other states have.
 
     Raises
     ------
@@ -164,6 +171,8 @@ def read_transitions(
         columns.pop("step", None)
 
     state_names = state_names or label_names(columns["state"])
+    for argument, name in (("X", "state"), ("next_state", "next_state")):
+        warn_without_names(argument, columns.get(name), state_names, stacklevel=4)
     arrays = _arrays(columns, state_names)
     unnamed = list(sources.values()) == list(range(len(sources)))
     _warn_booleans(arrays)

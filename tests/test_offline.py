@@ -20,6 +20,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from models import expected_statistics
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -898,6 +899,46 @@ def test_columns_of_other_names_are_an_error(frame):
         policy.fit(X, action, **{**rest, "next_state": wrong})
     with pytest.raises(ValueError, match=match):
         policy.partial_fit(wrong, action, **{**rest, "next_state": wrong})
+
+
+NAMELESS = (
+    "does not have valid feature names, but OfflinePolicyEstimator was fitted with "
+    "feature names"
+)
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_columns_without_names_are_taken_by_position_with_a_warning(frame):
+    X, action, rest = named_log(frame)
+    policy = OfflinePolicyEstimator(random_state=0).fit(X, action, **rest)
+    log = draw_log(0)
+    array = np.stack([log["state"] // 2, log["state"] % 2], axis=1)
+    following = np.stack([log["next_state"] // 2, log["next_state"] % 2], axis=1)
+    for method in (policy.predict_proba, policy.action_values):
+        for states in (array, array.tolist(), sparse.csr_array(array)):
+            with pytest.warns(UserWarning, match=f"X {NAMELESS}") as caught:
+                values = method(states)
+            np.testing.assert_array_equal(values, method(X))
+            assert [w.filename for w in caught] == [__file__]
+        method(policy.states_)  # labels are whole: no warning
+        method(policy.states_.tolist())
+    both = f"X {NAMELESS}", f"next_state {NAMELESS}"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        policy.partial_fit(array, action, **{**rest, "next_state": following})
+    assert [str(warning.message) for warning in caught] == list(both)
+    assert {warning.filename for warning in caught} == {__file__}
+    with pytest.warns(UserWarning, match=both[1]):
+        policy.fit(X, action, **{**rest, "next_state": following})
+
+
+def test_one_column_needs_no_name():
+    table = pd.DataFrame(draw_log(0))
+    policy = OfflinePolicyEstimator(random_state=0).fit(table)
+    states = table["state"].to_numpy()
+    expected = policy.predict(table["state"])
+    np.testing.assert_array_equal(policy.predict(states), expected)
+    np.testing.assert_array_equal(policy.predict(states[:, None]), expected)
 
 
 @pytest.mark.parametrize("library", ["polars", "pyarrow"])
