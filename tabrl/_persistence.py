@@ -236,13 +236,12 @@ def statistics_from_arrays(
         codes = arrays[name]
         if len(codes) and not (0 <= codes.min() and codes.max() < size):
             raise ValueError(f"{name} must hold codes from 0 to {size - 1}")
-    ascending = (
-        (statistics.pair_state, statistics.pair_action),
-        (statistics.edge_pair, statistics.edge_next),
-    )
-    for first, second in ascending:
-        up, equal = np.diff(first), np.diff(second)
-        if not ((up > 0) | ((up == 0) & (equal > 0))).all():
+    # As one number each. None overflows: a file bounds all sizes by far less than 2^32.
+    for key in (
+        statistics.pair_state * n_actions + statistics.pair_action,
+        statistics.edge_pair * n_states + statistics.edge_next,
+    ):
+        if not (key[1:] > key[:-1]).all():
             raise ValueError("pairs and edges must be sorted, each there once")
     if not ((statistics.n > 0).all() and (statistics.edge_count > 0).all()):
         raise ValueError("counts must be positive")
