@@ -52,8 +52,8 @@ POOLS = {
 # Values that no column may hold without a word.
 ODD = [
     *(None, float("nan"), float("inf"), Decimal("sNaN"), Decimal("NaN"), 1j, 10**400),
-    *(np.timedelta64(5, "s"), np.datetime64("NaT"), np.complex64(1j), {}, {1}, "x"),
-    *(np.bool_(True), True, b"x", (1, None), [1, 2], np.array(3), Fraction(1, 3)),
+    *(np.timedelta64(5, "s"), np.datetime64("NaT", "s"), np.complex64(1j), {}, {1}),
+    *("x", np.bool_(True), True, b"x", (1, None), [1, 2], np.array(3), Fraction(1, 3)),
     *(pd.NA, pd.NaT, float(2**53), np.uint64(2**64 - 1), np.float32(0.1)),
 ]
 
