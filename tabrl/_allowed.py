@@ -209,8 +209,9 @@ def check_taken(
         raise ValueError(
             "Every action of the log must be allowed in its state. Found "
             f"{int(wrong.sum())} rows where it is not, first at row {row}: action "
-            f"{data.actions[data.action[first]]!r} in state "
-            f"{data.states[data.state[first]]!r}. Drop these rows, or allow the action."
+            f"{some(data.actions[data.action[[first]]])} in state "
+            f"{some(data.states[data.state[[first]]])}. Drop these rows, or allow the "
+            "action."
         )
     return allowed
 
@@ -238,9 +239,9 @@ def state_masks(
         first = int((~taken).argmax())
         raise ValueError(
             "Every action of the log must be allowed in its state. Those seen before "
-            f"are not: action {actions[statistics.pair_action[first]]!r} in state "
-            f"{states[statistics.pair_state[first]]!r}, say. Allow it, or fit anew "
-            "without these rows."
+            f"are not: action {some(actions[statistics.pair_action[[first]]])} in state "
+            f"{some(states[statistics.pair_state[[first]]])}, say. Allow it, or fit "
+            "anew without these rows."
         )
     return masks
 
@@ -278,7 +279,7 @@ def _of_rows(column: Any, data: Transitions) -> AllowedActions:
             raise ValueError(
                 f"Column '{COLUMN}' must be the same in all rows of a state. Found "
                 f"{sets[before]!r:.80} and {sets[row]!r:.80} for state "
-                f"{data.states[code]!r}, in rows {before} and {row} of those used. "
+                f"{some(data.states[[code]])}, in rows {before} and {row} of those used. "
                 "Make what they depend on a part of the state."
             )
     named = _of_sets(data.states[list(first)], [sets[row] for row in first.values()])
