@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from tabrl import OfflinePolicyEstimator, __version__
+from tabrl._allowed import check_taken, read_allowed
 from tabrl._checkpoint import fetch_checkpoint, load_network, read_config
 from tabrl._checks import check_device
 from tabrl._dead_ends import warn_of_dead_ends
@@ -108,7 +109,14 @@ def _parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         type=Path,
-        help=".csv or .parquet; default: CSV on standard output",
+        help=".csv or .parquet; default: CSV on standard output, nothing with --save",
+    )
+    fit.add_argument(
+        "--save",
+        type=Path,
+        metavar="POLICY",
+        help="keep the fitted policy in a file, for OfflinePolicyEstimator.load; the "
+        "log is then in memory as a whole",
     )
     fit.set_defaults(run=_fit)
 
@@ -197,11 +205,28 @@ def _fit(arguments: argparse.Namespace) -> None:
     # What is wrong with these should not wait for a large log.
     write = _writer(arguments.output)
     load_network(arguments.checkpoint, check_device(arguments.device))
+    if arguments.save is None:
+        _fit_in_parts(policy, arguments)
+    else:
+        policy.fit(_whole(arguments)).save(arguments.save)
+    if arguments.output is not None:
+        with replacing(arguments.output) as file:
+            write(policy, file)
+    elif arguments.save is None:
+        _write_text(policy, sys.stdout)
+
+
+def _fit_in_parts(
+    policy: OfflinePolicyEstimator, arguments: argparse.Namespace
+) -> None:
+    """Fit to the counts of a log: all that the table of a policy needs."""
     total: tuple[Any, Any, Any] | None = None
-    names, rows = None, 0
+    names, allowed, rows = None, None, 0
     for table in _with_progress(_batches(arguments.log, arguments.encoding)):
         try:
             data = policy._read(table, state_names=names)
+            # A log with such a column is one table.
+            allowed = check_taken(read_allowed(None, table, data), data)
         except (TypeError, ValueError) as error:
             where = f"Counting rows from {rows} of {arguments.log}: " if rows else ""
             raise type(error)(f"{where}{error}") from error
@@ -210,30 +235,31 @@ def _fit(arguments: argparse.Namespace) -> None:
         names = data.state_names
         rows += len(table)
     if total is None:
-        raise ValueError(
-            f"LOG must have at least one row. Found none in {arguments.log}."
-        )
+        raise _no_rows(arguments)
     states, _, statistics = total
     warn_of_dead_ends(statistics, states)
-    policy._plan(*total, names)
-    if arguments.output is None:
-        _write_text(policy, sys.stdout)
-        return
-    with replacing(arguments.output) as file:
-        write(policy, file)
+    policy._plan(*total, names, allowed=allowed)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    policy = _unfitted(arguments)
+    _unfitted(arguments).fit(_whole(arguments)).report(arguments.output)
+
+
+def _whole(arguments: argparse.Namespace) -> Any:
+    """Return the log as one table.
+
+    Where episodes start and what they returned is not in the counts.
+    """
     tables = list(_with_progress(_batches(arguments.log, arguments.encoding)))
     if not tables:
-        raise ValueError(
-            f"LOG must have at least one row. Found none in {arguments.log}."
-        )
+        raise _no_rows(arguments)
     import pyarrow as pa
 
-    # As a whole: where episodes start and what they returned is not in the counts.
-    policy.fit(pa.concat_tables(tables)).report(arguments.output)
+    return pa.concat_tables(tables)
+
+
+def _no_rows(arguments: argparse.Namespace) -> ValueError:
+    return ValueError(f"LOG must have at least one row. Found none in {arguments.log}.")
 
 
 def _unfitted(arguments: argparse.Namespace) -> OfflinePolicyEstimator:

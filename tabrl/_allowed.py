@@ -209,8 +209,9 @@ def check_taken(
         raise ValueError(
             "Every action of the log must be allowed in its state. Found "
             f"{int(wrong.sum())} rows where it is not, first at row {row}: action "
-            f"{data.actions[data.action[first]]!r} in state "
-            f"{data.states[data.state[first]]!r}. Drop these rows, or allow the action."
+            f"{some(data.actions[data.action[[first]]])} in state "
+            f"{some(data.states[data.state[[first]]])}. Drop these rows, or allow the "
+            "action."
         )
     return allowed
 
@@ -235,11 +236,11 @@ def state_masks(
     masks[active] = allowed.masks(states[active], actions)
     taken = masks[statistics.pair_state, statistics.pair_action]
     if not taken.all():
-        first = int((~taken).argmax())
+        first = [int((~taken).argmax())]
         raise ValueError(
             "Every action of the log must be allowed in its state. Those seen before "
-            f"are not: action {actions[statistics.pair_action[first]]!r} in state "
-            f"{states[statistics.pair_state[first]]!r}, say. Allow it, or fit anew "
+            f"are not: action {some(actions[statistics.pair_action[first]])} in state "
+            f"{some(states[statistics.pair_state[first]])}, say. Allow it, or fit anew "
             "without these rows."
         )
     return masks
@@ -278,8 +279,8 @@ def _of_rows(column: Any, data: Transitions) -> AllowedActions:
             raise ValueError(
                 f"Column '{COLUMN}' must be the same in all rows of a state. Found "
                 f"{sets[before]!r:.80} and {sets[row]!r:.80} for state "
-                f"{data.states[code]!r}, in rows {before} and {row} of those used. "
-                "Make what they depend on a part of the state."
+                f"{some(data.states[[code]])}, in rows {before} and {row} of those "
+                "used. Make what they depend on a part of the state."
             )
     named = _of_sets(data.states[list(first)], [sets[row] for row in first.values()])
     # Of states that are only led to, the log does not say which actions they have.

@@ -19,7 +19,8 @@ def check_gamma(gamma: Any) -> float:
             "alone is not the best one over a limited number of steps, for what is "
             "best depends on how many are left. For tasks of at most H steps give "
             "1 - 1 / H; or make the steps that are left a part of the state, with "
-            "terminated at zero, and a gamma near 1 such as 0.9999."
+            "terminated at zero, and a gamma near 1 such as 0.9999: the notes of "
+            "OfflinePolicyEstimator show how."
         )
     if not 0 <= gamma < 1:
         raise ValueError(f"gamma must lie in [0, 1). Got {gamma}.")

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from tabrl._codes import factorise
 from tabrl._labels import as_labels
 from tabrl._persistence import check_array
-from tabrl._sufficient import SufficientStatistics
 from tabrl._transitions import Transitions
 
 # So many rows tell of most shuffled logs that their rows do not follow each other.
@@ -34,6 +33,10 @@ class Episodes:
         gamma to the power of the number of steps: what the last state's value counts.
     gamma : float
         The discount factor of both.
+    log_weight : array of shape (n,), optional
+        Logarithm of the importance weight: how likely the policy takes the actions of
+        the episode, by how likely the behaviour does. None where the rows that a policy
+        was fitted to are not at hand any more.
     """
 
     start: NDArray[np.int64]
@@ -41,6 +44,28 @@ class Episodes:
     total: NDArray[np.float64]
     discount: NDArray[np.float64]
     gamma: float
+    log_weight: NDArray[np.float64] | None = None
+
+    def weighted(
+        self,
+        log_ratio: NDArray[np.float64],
+        ordered: tuple[NDArray[np.int64], NDArray[np.int64]],
+        data: Transitions,
+    ) -> Episodes:
+        """Return the same episodes with their importance weights.
+
+        Parameters
+        ----------
+        log_ratio : array of shape (S, A)
+            Log of the policy's probability of an action, by that of the behaviour.
+        ordered : tuple
+            What `order_episodes` returned.
+        data : Transitions
+            The rows of the episodes.
+        """
+        order, first = ordered
+        of_row = log_ratio[data.state, data.action][order]
+        return replace(self, log_weight=np.add.reduceat(of_row, first))
 
     def relabel(self, state_map: NDArray[np.int64]) -> Episodes:
         """Return the same episodes under other codes of the states."""
@@ -48,7 +73,10 @@ class Episodes:
         return replace(self, start=state_map[self.start], last=last)
 
     def joined(self, other: Episodes) -> Episodes | None:
-        """Return the episodes of both, None if their discount factors differ."""
+        """Return the episodes of both, None if their discount factors differ.
+
+        They have no weights: those were of the policy that was fitted before.
+        """
         if self.gamma != other.gamma:
             return None
         return Episodes(
@@ -61,13 +89,16 @@ class Episodes:
 
     def to_arrays(self) -> dict[str, NDArray]:
         """Return what a file holds of it."""
-        return {
+        arrays = {
             "_episode_start": self.start,
             "_episode_last": self.last,
             "_episode_total": self.total,
             "_episode_discount": self.discount,
             "_episode_gamma": np.array([self.gamma]),
         }
+        if self.log_weight is not None:
+            arrays["_episode_log_weight"] = self.log_weight
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray], n_states: int) -> Episodes | None:
@@ -83,6 +114,13 @@ class Episodes:
         ):
             check_array(name, arrays[f"_episode_{name}"], dtype, (n,))
         check_array("gamma", arrays["_episode_gamma"], np.float64, (1,))
+        log_weight = arrays.get("_episode_log_weight")
+        if log_weight is not None and (
+            log_weight.dtype != np.float64
+            or log_weight.shape != (n,)
+            or not (log_weight < np.inf).all()  # -inf: the policy never does that
+        ):
+            raise ValueError("log_weight must be logarithms of weights")
         start, last = arrays["_episode_start"], arrays["_episode_last"]
         if not n or start.min() < 0 or last.min() < -1:
             raise ValueError("episodes must have states")
@@ -92,35 +130,31 @@ class Episodes:
             *(start, last),
             *(arrays["_episode_total"], arrays["_episode_discount"]),
             float(arrays["_episode_gamma"][0]),
+            log_weight,
         )
 
 
 def read_episodes(
-    columns: Mapping[str, Any],
-    data: Transitions | SufficientStatistics,
+    ordered: tuple[NDArray[np.int64], NDArray[np.int64]],
+    data: Transitions,
     gamma: float,
-) -> Episodes | None:
-    """Return the episodes of a log, None where they are not known, or only counted.
+) -> Episodes:
+    """Return the episodes of a log.
 
     Parameters
     ----------
-    columns : mapping of str to array-like
-        Those of the log that there are of ``episode``, ``step`` and ``truncated``.
+    ordered : tuple
+        What `order_episodes` returned.
     data : Transitions
-        What was read of it.
+        What was read of the log.
     gamma : float
         Discount factor.
 
     Returns
     -------
-    Episodes or None
-        See `order_episodes`.
+    Episodes
+        Without weights.
     """
-    if isinstance(data, SufficientStatistics):
-        return None
-    ordered = order_episodes(columns, data)
-    if ordered is None:
-        return None
     order, first = ordered
     step, length = steps_of(first, len(order))
     weight = gamma**step

@@ -51,13 +51,14 @@ class DrawnValues:
     after_cut : array of shape (n,)
         Mean over the episodes of what the behaviour is worth where they were cut,
         discounted to their starts.
-    behaviour_mean : array of shape (S,)
-        Mean over the draws of the behaviour's state values.
+    policy_mean, behaviour_mean : array of shape (S,)
+        Means over the draws of the state values.
     """
 
     policy: NDArray[np.float64]
     behaviour: NDArray[np.float64]
     after_cut: NDArray[np.float64]
+    policy_mean: NDArray[np.float64]
     behaviour_mean: NDArray[np.float64]
 
 
@@ -107,7 +108,8 @@ def draw_values(
     counts, allowed = batch.n[0].numpy(), batch.allowed[0].numpy()
     counts = np.where(counts.sum(1, keepdims=True) > 0, counts, 1e9 * allowed)
     value = np.zeros((n, 3))
-    v = b = total = np.zeros(len(pi))
+    v = b = np.zeros(len(pi))
+    total = np.zeros((2, len(pi)))
     with computing(batch):
         exploration = exploration_features(batch).to(device)
         drawn = draw_processes(posterior, features, exploration, n, rng)
@@ -118,12 +120,12 @@ def draw_values(
             # The values of the draw before are near: start from there.
             v = process.evaluate_policy(reward, pi, v)
             b = process.evaluate_policy(reward, behaviour, b)
-            total = total + b
+            total += v, b
             rho *= share / max(rho.sum(), np.finfo(float).tiny)
             value[i] = rho @ v, rho @ b, _after_cut(episodes, b)
     scale = float(features.scale)
     policy, behaviour, after_cut = scale * value.T
-    return DrawnValues(policy, behaviour, after_cut, scale * total / n)
+    return DrawnValues(policy, behaviour, after_cut, *(scale * total / n))
 
 
 def _after_cut(episodes: Episodes | None, v: NDArray[np.float64]) -> float:
@@ -208,6 +210,46 @@ def of_returns(episodes: Episodes, drawn: DrawnValues, interval: float) -> Polic
     width = float(stats.t.ppf((1 + interval) / 2, n - 1) * np.sqrt(variance))
     mean = float(returns.mean())
     return PolicyValue(mean, mean - width, mean + width)
+
+
+def of_weighted_returns(
+    episodes: Episodes, drawn: DrawnValues, interval: float
+) -> tuple[PolicyValue, float]:
+    """Return the weighted mean return of the episodes, and how many count for it.
+
+    Weighted importance sampling: episodes count by how much likelier the policy is to
+    act as they did than the behaviour (Precup, Sutton and Singh 2000). It needs no
+    model of the process. The interval is Student's t, with the effective sample size of
+    the weights (Kish 1965) as the number of episodes.
+
+    Parameters
+    ----------
+    episodes : Episodes
+        With weights, of the discount factor of `drawn`.
+    drawn, interval
+        As in `of_returns`.
+
+    Returns
+    -------
+    PolicyValue
+        From minus to plus infinity where two episodes or fewer count.
+    float
+        The effective sample size.
+    """
+    assert episodes.log_weight is not None
+    most = episodes.log_weight.max()
+    if most == -np.inf:  # no episode does what the policy does
+        return PolicyValue(np.nan, -np.inf, np.inf), 0.0
+    returns = episodes.total + _continuation(episodes, drawn.policy_mean)
+    weight = np.exp(episodes.log_weight - most)
+    weight /= weight.sum()
+    size = 1 / float(weight @ weight)
+    mean = float(weight @ returns)
+    width = np.inf
+    if size > 2:
+        error = np.sqrt(weight**2 @ (returns - mean) ** 2 * size / (size - 1))
+        width = float(stats.t.ppf((1 + interval) / 2, size - 1) * error)
+    return PolicyValue(mean, mean - width, mean + width), size
 
 
 def within(

@@ -7,6 +7,7 @@ stands in the file: leading zeros, dates and times, integers beyond 64 bits.
 
 from __future__ import annotations
 
+import ast
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tabrl._allowed import COLUMN as ALLOWED
 from tabrl._columns import ALIASES, check_complete, choose
 
 # Rows that are in memory at once.
@@ -51,7 +53,9 @@ def read_batches(path: Path, encoding: str = "utf-8") -> Iterator[Any]:
     Yields
     ------
     pyarrow.Table
-        Of the columns that a policy is made from.
+        Of the columns that a policy is made from. The whole log is one where rows do
+        not stand alone: without next states, or with ``allowed_actions``, which must
+        agree in all rows of a state.
 
     Raises
     ------
@@ -174,7 +178,7 @@ def _parquet(source: _Source) -> Iterator[Any]:
 
     with parquet.ParquetFile(source.files[0]) as file:
         names = file.schema_arrow.names
-    chosen = choose(names)
+    chosen = _choose(names)
     check_complete(chosen, names)
 
     def batches() -> Iterator[Any]:
@@ -193,12 +197,17 @@ def _json(source: _Source) -> Any:
 
     with source.open() as file:
         table = json.read_json(file)
-    chosen = choose(table.column_names)
+    chosen = _choose(table.column_names)
     # pyarrow takes text that looks like a date for one, and writes it in another way.
-    fields = [table.schema.field(chosen[n]) for n in _LABELS if n in chosen]
-    dates = [f.name for f in fields if pa.types.is_temporal(f.type)]
+    names = [chosen[name] for name in (*_LABELS, ALLOWED) if name in chosen]
+    kinds = {name: table.schema.field(name).type for name in names}
+    dates = {
+        name: pa.list_(pa.string()) if pa.types.is_list(kind) else pa.string()
+        for name, kind in kinds.items()
+        if pa.types.is_temporal(kind.value_type if pa.types.is_list(kind) else kind)
+    }
     if dates:
-        schema = pa.schema({name: pa.string() for name in dates})
+        schema = pa.schema(dates)
         options = json.ParseOptions(explicit_schema=schema)
         with source.open() as file:
             table = json.read_json(file, parse_options=options)
@@ -215,7 +224,7 @@ def _feather(source: _Source) -> Any:
 
 def _sliced(table: Any) -> Iterator[Any]:
     """Yield the columns of a table in parts."""
-    chosen = choose(table.column_names)
+    chosen = _choose(table.column_names)
     check_complete(chosen, table.column_names)
     table = table.select(list(chosen.values()))
     parts = (
@@ -224,14 +233,19 @@ def _sliced(table: Any) -> Iterator[Any]:
     yield from _joined(parts, chosen)
 
 
+def _choose(names: list) -> dict[str, Any]:
+    """Return which columns to read, by canonical name."""
+    return choose(names) | ({ALLOWED: ALLOWED} if ALLOWED in names else {})
+
+
 def _joined(tables: Iterator[Any], chosen: dict[str, Any]) -> Iterator[Any]:
     """Yield tables as they are, or as one where rows do not stand alone."""
     import pyarrow as pa
 
-    if "next_state" in chosen:
+    # Without next_state a transition needs the row that follows it.
+    if "next_state" in chosen and ALLOWED not in chosen:
         yield from tables
         return
-    # Without next_state a transition needs the row that follows it.
     whole = list(tables)
     if whole:
         yield pa.concat_tables(whole)
@@ -249,7 +263,7 @@ def _csv(source: _Source, encoding: str) -> Iterator[Any]:
     if not header:
         raise pa.ArrowInvalid("its first line must hold the names of the columns")
     delimiter, names = _split(header)
-    chosen = choose(names)
+    chosen = _choose(names)
     columns = list(chosen.values())
     nulls = [*csv.ConvertOptions().null_values, *_NULLS]
 
@@ -270,6 +284,7 @@ def _csv(source: _Source, encoding: str) -> Iterator[Any]:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
 
+    # Lists of actions are text until the type of the actions is known.
     seen = {name: _Seen() for name in chosen}
     for table in batches(dict.fromkeys(columns, pa.string())):
         for name, column in chosen.items():
@@ -277,7 +292,43 @@ def _csv(source: _Source, encoding: str) -> Iterator[Any]:
     check_complete(chosen, names)
     types = _types(seen)
     typed = batches({chosen[name]: kind for name, kind in types.items()})
-    yield from _joined(typed, chosen)
+    for table in _joined(typed, chosen):
+        yield _with_lists(table, types["action"]) if ALLOWED in chosen else table
+
+
+def _with_lists(table: Any, kind: Any) -> Any:
+    """Return the table with lists of actions of type `kind` in place of their text."""
+    import pyarrow as pa
+
+    encoded = table[ALLOWED].combine_chunks().dictionary_encode()
+    lists = []
+    for text in encoded.dictionary.to_pylist():
+        try:
+            lists.append(pa.array(_members(text), pa.string()).cast(kind))
+        except (pa.ArrowException, SyntaxError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Column '{ALLOWED}' of a text file must hold actions of the log, as "
+                f"a|b or ['a', 'b']. Found {text!r:.80} ({error})."
+            ) from error
+    lists = pa.array([array.to_pylist() for array in lists], pa.list_(kind))
+    place = table.column_names.index(ALLOWED)
+    return table.set_column(place, ALLOWED, lists.take(encoded.indices))
+
+
+def _members(text: str) -> list[str]:
+    """Return the actions in a cell: as pandas or JSON write a list, or parted by |.
+
+    Examples
+    --------
+    >>> _members("left|right"), _members("['left', 'right']"), _members("[0, 1]")
+    (['left', 'right'], ['left', 'right'], ['0', '1'])
+    """
+    if text[:1] not in ("[", "(", "{"):
+        return [action.strip() for action in text.split("|")]
+    members = ast.literal_eval(text)
+    if not isinstance(members, list | tuple | set):
+        raise TypeError("not a list")
+    return [action if isinstance(action, str) else repr(action) for action in members]
 
 
 def _first_line(file: Any, encoding: str) -> str:
@@ -346,6 +397,8 @@ def _types(seen: dict[str, _Seen]) -> dict[str, Any]:
 def _type(name: str, column: _Seen) -> Any:
     import pyarrow as pa
 
+    if name == ALLOWED:
+        return pa.string()
     if column.integer and -(2**63) <= column.low and column.high < 2**63:
         return pa.int64()
     if column.integer and 0 <= column.low and column.high < 2**64:

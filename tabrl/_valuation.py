@@ -41,6 +41,7 @@ from tabrl._policy_value import (
     draw_values,
     of_draws,
     of_returns,
+    of_weighted_returns,
     within,
 )
 from tabrl._report import report_page
@@ -100,6 +101,19 @@ class PolicyValuation:
         ------
         ValueError
             If a start is not in the log, or the interval is out of range.
+
+        Notes
+        -----
+        The value is that of a model. It is right as far as the process is like those
+        of pretraining, and its states tell all that matters; nothing in it notices
+        where that fails. Over the 21 environments of development the 80 % interval
+        held the exact value in 77 % of the logs, but in 61 % of those that were
+        collected at random, and in single environments in far fewer: Taxi 0 %,
+        RiverSwim-12 50 %, FrozenLake8x8 54 % (``python -m
+        pretraining.validation.policy_value``). On ICU-Sepsis, with many actions and few
+        rows for each, it is far too high. So check it: `report` says where the returns
+        of the log's own episodes contradict it, `score` judges the policy on episodes
+        that it was not fitted to.
 
         Examples
         --------
@@ -317,8 +331,10 @@ class PolicyValuation:
     def report(self, path: str | os.PathLike[str], title: str | None = None) -> None:
         """Write a page that shows the policy to people: one HTML file.
 
-        The answer comes first: what the policy is worth beside what the log did, and
-        how sure that is. A table that can be sorted and searched has the action of
+        The answer comes first: what the policy is worth beside what the log did, how
+        sure that is, and whether the returns of the log's own episodes, weighted by
+        importance, bear it out. They are lenient, for the policy was chosen on them. A
+        table that can be sorted and searched has the action of
         each state beside today's. Warnings and coverage follow. The page loads nothing
         from elsewhere.
 
@@ -381,6 +397,21 @@ class PolicyValuation:
         policy = self._policy[encode(states, self.states_)]
         column = encode(actions, self.actions_)
         return np.where(column >= 0, policy[:, column], 0.0)
+
+    def _weighted_returns(self, interval: float = 0.8) -> tuple[PolicyValue, float]:
+        """Return what the log's episodes say of the policy, and how many count for it.
+
+        The number is 0 where it is not known which episodes there are, or what they
+        weigh: after `partial_fit`, say.
+        """
+        drawn, episodes = self._draw(), self._episodes
+        known = episodes is not None and episodes.log_weight is not None
+        if episodes is None or not known or episodes.gamma != self.gamma:
+            return PolicyValue(math.nan, -math.inf, math.inf), 0.0
+        found, size = of_weighted_returns(
+            episodes.relabel(self._rows()), drawn, interval
+        )
+        return within(found, check_reward_range(self.reward_range), self.gamma), size
 
     def _draw(self, start: Any = None) -> DrawnValues:
         """Return values in draws from the posterior; those of the default are kept."""

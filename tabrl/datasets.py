@@ -309,11 +309,13 @@ def from_obp(feedback: Mapping[str, Any]) -> dict[str, NDArray]:
     feedback : mapping
         With `action` and `reward`; the `context` of a round, with its `position` where
         there are several, is its state. Without a context there is one state, 0.
+        Contexts of continuous numbers must be binned before.
 
     Returns
     -------
     dict of arrays
-        Without `next_state`: nothing follows.
+        Without `next_state`: nothing follows. With `propensity`, for `score`, where
+        there is `pscore`.
 
     Raises
     ------
@@ -328,13 +330,15 @@ def from_obp(feedback: Mapping[str, Any]) -> dict[str, NDArray]:
         parts.append(_array("context", context).reshape(len(action), -1))
     if position is not None and len(np.unique(position)) > 1:
         parts.append(np.reshape(position, (-1, 1)))
-    state = np.concatenate(parts, axis=1) if parts else np.zeros(len(action), int)
-    return {
-        "state": state,
+    log = {
+        "state": np.concatenate(parts, axis=1) if parts else np.zeros(len(action), int),
         "action": action,
         "reward": np.asarray(feedback["reward"], np.float64),
         "terminated": np.ones(len(action), bool),
     }
+    if feedback.get("pscore") is not None:
+        log["propensity"] = np.asarray(feedback["pscore"], np.float64)
+    return log
 
 
 def from_sepsis(

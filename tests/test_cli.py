@@ -1,10 +1,12 @@
 import csv
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -599,3 +601,138 @@ def test_sigterm_leaves_what_was_there(log, tmp_path, monkeypatch):
     assert caught.value.code == 128 + signal.SIGTERM
     assert out.read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.fixture
+def bounded():
+    """Return walks of ten steps at most, with what each end of the line allows."""
+    rng, rows, n_steps = np.random.default_rng(1), [], 10
+    for episode in range(300):
+        state = 2
+        for step in range(n_steps):
+            choices = ["right"] if state == 0 else ["left", "right"]
+            action = rng.choice(choices)
+            following = state + (1 if action == "right" else -1)
+            ends = following == 5
+            last = step == n_steps - 1 and not ends
+            row = (episode, step, state, action, 1.5 * ends, following, ends, last)
+            rows.append((*row, choices))
+            state = following
+            if ends:
+                break
+    names = "episode step state action reward next_state terminated truncated"
+    return pd.DataFrame(rows, columns=[*names.split(), "allowed_actions"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("successors", [True, False])
+def test_a_saved_policy_is_that_of_the_estimator(
+    kind, successors, bounded, tmp_path, monkeypatch
+):
+    """Also where episodes go on from one part to the next."""
+    if not successors:
+        bounded = bounded.drop(columns="next_state")
+    path, saved = tmp_path / f"log.{kind}", tmp_path / "policy"
+    if kind == "csv":
+        bounded.to_csv(path, index=False)
+    elif kind == "jsonl":
+        bounded.to_json(path, orient="records", lines=True)
+    else:
+        bounded.to_parquet(path)
+    monkeypatch.setattr(_reading, "BATCH_ROWS", 97)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of ends without a next state
+        assert run("fit", path, "--save", saved, "-o", tmp_path / "policy.csv") == 0
+        policy = OfflinePolicyEstimator(random_state=0).fit(bounded)
+    found = OfflinePolicyEstimator.load(saved)
+    assert found.n_episodes_ == policy.n_episodes_ > 0
+    np.testing.assert_array_equal(found.allowed_actions_, policy.allowed_actions_)
+    assert not found.allowed_actions_.all()
+    assert found.policy_value() == policy.policy_value()
+    assert found.behaviour_value() == policy.behaviour_value()
+    log = bounded.drop(columns="allowed_actions")
+    log = log[log["episode"] < 50]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert found.score(log) == policy.score(log)
+    check_table(tmp_path / "policy.csv", policy)
+
+
+def test_saving_alone_writes_no_table(bounded, tmp_path, capsys):
+    bounded.to_parquet(tmp_path / "log.parquet")
+    assert run("fit", tmp_path / "log.parquet", "--save", tmp_path / "policy") == 0
+    assert capsys.readouterr() == ("", "")
+    assert OfflinePolicyEstimator.load(tmp_path / "policy").n_episodes_ == 300
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "|".join,
+        str,
+        json.dumps,
+        lambda actions: str(set(actions)),
+        lambda actions: " | ".join(actions),
+    ],
+)
+def test_allowed_actions_in_a_cell_of_text(write, bounded, tmp_path, monkeypatch):
+    """The table keeps to them, however a cell says it."""
+    expected = OfflinePolicyEstimator(random_state=0).fit(bounded)
+    bounded["allowed_actions"] = bounded["allowed_actions"].map(write)
+    bounded.to_csv(tmp_path / "log.csv", index=False)
+    monkeypatch.setattr(_reading, "_BLOCK_BYTES", 2000)
+    assert run("fit", tmp_path / "log.csv", "-o", tmp_path / "out.csv") == 0
+    check_table(tmp_path / "out.csv", expected)
+    table = pd.read_csv(tmp_path / "out.csv").set_index(["state", "action"])
+    assert table.loc[(0, "left"), "probability"] == 0
+
+
+@pytest.mark.parametrize("cell", ["7|8", "[7, 8]", "(7, 8)"])
+def test_allowed_actions_have_the_type_of_actions(cell, tmp_path):
+    log = pd.DataFrame({"s": "a", "a": [7, 8] * 20, "r": 1.0, "terminal": True})
+    log.assign(allowed_actions=cell).to_csv(tmp_path / "log.csv", index=False)
+    assert run("fit", tmp_path / "log.csv", "--save", tmp_path / "policy") == 0
+    found = OfflinePolicyEstimator.load(tmp_path / "policy")
+    assert found.allowed_actions_.all()
+    assert found.actions_.tolist() == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ("[7, ", "must hold actions of the log, as a|b"),
+        ("{7: 8}", "must hold actions of the log, as a|b"),
+        ("7|x", "must hold actions of the log, as a|b"),
+        ("7", "Found 20 rows where it is not, first at row 1: action 8"),
+        ("", "must be a list, a set or an array"),
+    ],
+)
+def test_allowed_actions_that_cannot_be_read(cell, says, tmp_path, capsys):
+    log = pd.DataFrame({"s": "a", "a": [7, 8] * 20, "r": 1.0, "terminal": True})
+    log.assign(allowed_actions=cell).to_csv(tmp_path / "log.csv", index=False)
+    assert run("fit", tmp_path / "log.csv") == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert says in err
+
+
+def test_allowed_actions_that_look_like_dates(tmp_path):
+    log = pd.DataFrame({"s": "a", "a": ["2026-01-01", "2026-01-02"] * 20, "r": 1.0})
+    log = log.assign(terminal=True, allowed_actions=[["2026-01-01", "2026-01-02"]] * 40)
+    log.to_json(tmp_path / "log.jsonl", orient="records", lines=True)
+    assert run("fit", tmp_path / "log.jsonl", "--save", tmp_path / "policy") == 0
+    found = OfflinePolicyEstimator.load(tmp_path / "policy")
+    assert found.allowed_actions_.all()
+
+
+def test_allowed_actions_must_agree_in_all_parts(
+    bounded, tmp_path, monkeypatch, capsys
+):
+    half = len(bounded) // 2
+    for row in np.flatnonzero(bounded["state"] == 0):
+        if row >= half:
+            bounded.at[row, "allowed_actions"] = ["left", "right"]
+    bounded.to_parquet(tmp_path / "log.parquet")
+    monkeypatch.setattr(_reading, "BATCH_ROWS", half)
+    assert run("fit", tmp_path / "log.parquet", "-o", tmp_path / "out.csv") == 2
+    assert "must be the same in all rows of a state" in capsys.readouterr().err

@@ -296,6 +296,10 @@ def test_obp():
     feedback |= {"reward": reward, "position": None, "pscore": np.full(n, 1 / 3)}
     policy = OfflinePolicyEstimator(random_state=0).fit(datasets.from_obp(feedback))
     assert policy.predict([0, 1]).tolist() == [0, 1]
+    policy.score(datasets.from_obp(feedback))
+    assert policy.effective_sample_size_ > 100  # a third of the rounds, by pscore
+    del feedback["pscore"]
+    assert "propensity" not in datasets.from_obp(feedback)
     feedback["position"] = rng.integers(2, size=n)
     assert datasets.from_obp(feedback)["state"].shape == (n, 2)
     feedback |= {"context": None, "position": np.zeros(n, int)}

@@ -531,6 +531,33 @@ def with_statistics(statistics, **parameters) -> OfflinePolicyEstimator:
     return policy._plan(states, actions, statistics)
 
 
+def test_steps_left_in_the_state_plan_a_fixed_number_of_steps():
+    """The log repeated for each number of steps gives what backward induction does.
+
+    The recipe is in the notes of the estimator.
+    """
+    rng = np.random.default_rng(0)
+    n_states, n_actions, n_steps, n = 5, 3, 4, 30_000
+    P = rng.dirichlet(np.full(n_states, 0.3), (n_states, n_actions))
+    R = rng.normal(size=(n_states, n_actions))
+    state = rng.integers(n_states, size=n)
+    action = rng.integers(n_actions, size=n)
+    drawn = rng.random((n, 1)) > P[state, action].cumsum(1)
+    following = drawn.sum(1).clip(max=n_states - 1)
+    log = pd.DataFrame({"action": action, "reward": R[state, action]})
+    copies, q = [], []
+    for left in range(1, n_steps + 1):
+        log["state"] = [(s, left) for s in state.tolist()]
+        log["next_state"] = [(s, left - 1) for s in following.tolist()]
+        copies.append(log.assign(terminated=left == 1))
+        q.append(R + P @ (q[-1].max(1) if q else np.zeros(n_states)))
+    best = np.array(q).argmax(2)
+    assert (best != best[-1]).any()  # no policy of states alone is the best
+    policy = fitted(pd.concat(copies), gamma=0.9999)
+    found = policy.predict([(s, h + 1) for h, s in np.ndindex(best.shape)])
+    np.testing.assert_array_equal(found.reshape(best.shape), best)
+
+
 def test_mishandled_truncation_gives_the_wrong_value():
     # One state that pays 1 for ever, in episodes cut after 10 steps.
     n = 100_000
@@ -591,7 +618,7 @@ def refused(policy, log, error, match, **parameters):
     ("parameters", "error", "match"),
     [
         ({"gamma": 1.2}, ValueError, r"gamma must lie in \[0, 1\)\. Got 1\.2\."),
-        ({"gamma": 1}, ValueError, r"gamma must lie in \[0, 1\)\. Got 1\."),
+        ({"gamma": 1}, ValueError, "Got 1.* notes of OfflinePolicyEst"),
         ({"gamma": -0.1}, ValueError, r"gamma must lie in \[0, 1\)\. Got -0\.1\."),
         ({"gamma": float("nan")}, ValueError, r"gamma must lie .* Got nan\."),
         ({"gamma": "0.9"}, TypeError, r"gamma must be a number .* Got '0\.9'\."),

@@ -121,6 +121,62 @@ def test_the_verdict_follows_the_probability(probability, words):
     assert words in _report._verdict(probability)
 
 
+@pytest.mark.parametrize(
+    ("episodes", "size", "doubted", "words"),
+    [
+        (estimate(0.85, 0.82, 0.89), 8.2, True, "returned 0.850 (0.820 to 0.890)"),
+        (estimate(1.75, 1.6, 1.9), 40, True, "a model says 1.25, but"),
+        (estimate(1.0, 0.85, 1.15), 40, False, "It is checked"),
+        (estimate(0.85, 0.82, 0.89), 4.2, False, "its 70 episodes count as 4."),
+        (estimate(np.nan, -np.inf, np.inf), 0, False, "does not tell its episodes"),
+    ],
+)
+def test_a_value_that_episodes_contradict_is_doubted(episodes, size, doubted, words):
+    ours = estimate(1.25, 0.9, 1.5)
+    doubt, check = _report._checked(ours, episodes, size, n=70)
+    assert doubt.startswith("<b>Do not rely on this policy's value") == doubted
+    assert words in doubt + check
+
+
+def test_a_difference_that_is_none_to_act_on_is_no_doubt():
+    exact = estimate(0.941, 0.941, 0.941)
+    doubt, check = _report._checked(estimate(0.940, 0.939, 0.9405), exact, 365, 683)
+    assert not doubt
+    assert "It is checked" in check
+
+
+def test_the_page_doubts_a_model_whose_states_hide_what_matters(tmp_path):
+    """The fault is planted in the log: nothing in the model can notice it.
+
+    Whoever stays at the door gets 1 for going on in the room, or 0 for staying, and the
+    other way round for whoever goes. The state "room" does not tell which.
+    """
+    first, second = np.random.default_rng(0).choice(["go", "stay"], (2, 400))
+    paid = np.column_stack([first == "stay", first != second]) + 0.2 * (
+        np.column_stack([first, second]) == "stay"
+    )
+    log = pd.DataFrame(
+        {
+            "episode": np.repeat(np.arange(400), 2),
+            "state": ["door", "room"] * 400,
+            "action": np.column_stack([first, second]).ravel(),
+            "reward": paid.ravel(),
+            "next_state": ["room", "end"] * 400,
+            "terminated": [False, True] * 400,
+        }
+    )
+    policy = OfflinePolicyEstimator(0.9, random_state=0).fit(log)
+    assert policy.predict(["door", "room"]).tolist() == ["stay", "stay"]
+    assert policy.policy_value().low > 1.2 + 0.9 * 0.5  # in truth 1.2 + 0.9 * 0.2
+    policy.report(tmp_path / "policy.html")
+    shown = " ".join(Page((tmp_path / "policy.html").read_text("utf-8")).shown.split())
+    assert "Do not rely on this policy's value: a model says" in shown
+    policy.partial_fit(log)
+    policy.report(tmp_path / "policy.html")
+    shown = " ".join(Page((tmp_path / "policy.html").read_text("utf-8")).shown.split())
+    assert "The log does not tell its episodes: nothing checks it." in shown
+
+
 def test_nothing_is_loaded_from_elsewhere(page):
     assert not re.search(r"https?:|url\(|@import|//[a-z]", page)
     sources = [

@@ -148,6 +148,32 @@ def test_a_cut_episode_has_the_value_of_what_would_follow():
     assert policy.policy_value().value == pytest.approx(10, rel=0.02)
 
 
+def test_weighted_returns_by_hand():
+    """Three kinds of episodes of one state, of which the policy does but one."""
+    log = {"state": [0] * 90, "action": [0, 1, 2] * 30, "terminated": [True] * 90}
+    log["reward"] = [0.0, 9.0, 1.0] * 30
+    policy = OfflinePolicyEstimator(0.9).fit(log)
+    pi = policy.predict_proba([0])[0]
+    found, size = policy._weighted_returns()
+    assert found.value == pytest.approx(pi @ [0, 9, 1])
+    assert size == pytest.approx(30 / (pi @ pi))
+
+
+def test_a_cut_episode_is_weighted_with_what_would_follow():
+    """A process that pays 1 for ever, cut after 10 steps: 1 / (1 - gamma) in all."""
+    n = 400
+    log = {
+        "state": np.zeros(n, int),
+        "action": np.tile([0, 1], n // 2),
+        "reward": np.ones(n),
+        "next_state": np.zeros(n, int),
+        "terminated": np.zeros(n, bool),
+        "truncated": np.arange(n) % 10 == 9,
+    }
+    found, _ = OfflinePolicyEstimator(0.9).fit(log)._weighted_returns()
+    assert found.value == pytest.approx(10, rel=0.02)
+
+
 def test_values_and_their_order_on_the_lake(lake):
     env, _, policy = lake
     pi = policy.predict_proba(np.arange(env.n_states))
@@ -215,6 +241,11 @@ def test_episodes_add_up_and_are_kept(lake, tmp_path):
     policy.partial_fit(parts[0]).partial_fit(parts[1])
     assert policy.n_episodes_ == whole.n_episodes_
     np.testing.assert_allclose(policy.behaviour_value(), whole.behaviour_value())
+    assert whole._weighted_returns()[1] > 1
+    assert policy._weighted_returns()[1] == 0  # the first part had another policy
+    whole.save(tmp_path / "whole")
+    same = OfflinePolicyEstimator.load(tmp_path / "whole")
+    assert same._weighted_returns() == whole._weighted_returns()
     policy.save(tmp_path / "policy")
     for copy in (
         OfflinePolicyEstimator.load(tmp_path / "policy"),
