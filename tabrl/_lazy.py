@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import narwhals as nw
 import numpy as np
 
 from tabrl._columns import check_complete, choose
 from tabrl._labels import in_order, objects
+from tabrl._next_states import DROPPED, NEXT, add_next_states, check_marks
 from tabrl._transitions import MAX_REWARD
 
 # What makes two transitions of one kind. The engine groups by these.
-_KEYS = ("state", "action", "next_state", "terminated", "done", "truncated")
+_KEYS = ("state", "action", "next_state", "terminated", "done", "truncated", "dropped")
 # Engines do not group by these, or not all in the same way.
 _NO_KEYS = (nw.List, nw.Array, nw.Object, nw.Unknown, nw.Binary)
 _SUMS = ("n", "reward_sum", "reward_sq_sum", "reward_min", "reward_max")
@@ -58,7 +59,8 @@ def count_lazily(
     -------
     columns : dict of str to series or array of tuples
         One row for each kind of transition: labels and flags by canonical name, and
-        ``n, reward_sum, reward_sq_sum, reward_min, reward_max``.
+        ``n, reward_sum, reward_sq_sum, reward_min, reward_max``. Of episodes without
+        next states also ``dropped``, 1 where the next state is not known.
     sources : dict of str to str
         The name of each canonical column in the log.
     state_names : list of str or None
@@ -81,28 +83,27 @@ def count_lazily(
             "'allowed_actions'. Drop it and give allowed_actions to fit, or call "
             "collect() (compute() in Dask) first."
         )
-    if "next_state" not in sources and "episode" in sources:
-        raise ValueError(
-            "A lazy table must have the column 'next_state'. Found 'episode' instead, "
-            "whose next row an engine without an order of rows cannot tell. Call "
-            "collect() (compute() in Dask) first, or add 'next_state' in the engine."
-        )
     _check_reward_type(sources["reward"], log.schema[sources["reward"]])
+    found, marks = dict(sources), []
+    if "next_state" not in sources and "episode" in sources:
+        marks = log.add_next_states(sources)
+        found |= {"next_state": NEXT, "dropped": DROPPED}
     fields: dict[str, list[str] | None] = {}
     for name in _KEYS:
-        if name in sources:
-            parts = _parts(name, log.schema[sources[name]])
+        if name in found:
+            parts = _parts(name, log.schema[found[name]])
             if parts and name in ("state", "next_state"):
                 state_names = state_names or parts
                 parts = list(in_order(parts, state_names))
             fields[name] = parts
     keys = {
-        _alias(name, i): (sources[name], part)
+        _alias(name, i): (found[name], part)
         for name, parts in fields.items()
         for i, part in enumerate(parts or [None])
     }
-    grouped = log.group(keys, sources["reward"])
+    grouped = log.group(keys, sources["reward"], marks)
     _check_rewards(grouped, lambda kind: log.count_wrong(sources["reward"], kind))
+    check_marks(grouped, marks)
     columns: dict[str, Any] = {name: grouped[name] for name in _SUMS}
     for name, parts in fields.items():
         columns[name] = grouped[_alias(name, 0)]
@@ -120,8 +121,18 @@ class _Frame:
         self.frame: nw.LazyFrame = nw.from_native(table)
         self.schema = dict(self.frame.collect_schema())
 
-    def group(self, keys: dict[str, tuple[str, str | None]], reward: str) -> Any:
-        """Return the counts and sums by the keys, in memory."""
+    def add_next_states(self, sources: dict[str, str]) -> list[str]:
+        """Look at the next rows of the episodes; return the names of the marks."""
+        if self.frame.implementation.is_dask():
+            _refuse_episodes("Dask")
+        self.frame, marks = add_next_states(self.frame, sources)
+        self.schema = dict(self.frame.collect_schema())
+        return marks
+
+    def group(
+        self, keys: dict[str, tuple[str, str | None]], reward: str, marks: list[str]
+    ) -> Any:
+        """Return the counts, the sums and those of the marks by the keys, in memory."""
         labels = [
             (nw.col(name) if part is None else nw.col(name).struct.field(part)).alias(
                 alias
@@ -130,7 +141,7 @@ class _Frame:
         ]
         value = nw.col(reward).cast(nw.Float64)
         grouped = (
-            self.frame.select(*labels, value.alias("reward"))
+            self.frame.select(*labels, value.alias("reward"), *marks)
             .with_columns((nw.col("reward") * nw.col("reward")).alias("square"))
             .group_by(*keys)
             .agg(
@@ -140,6 +151,7 @@ class _Frame:
                 nw.col("square").sum().alias("reward_sq_sum"),
                 nw.col("reward").min().alias("reward_min"),
                 nw.col("reward").max().alias("reward_max"),
+                *(nw.col(mark).sum() for mark in marks),
             )
         )
         # The other engine of polars reads all rows of these columns into memory.
@@ -167,7 +179,13 @@ class _Dataset:
         choose(empty.column_names)  # repeated names: narwhals would refuse them
         self.schema = dict(nw.from_native(empty).schema)
 
-    def group(self, keys: dict[str, tuple[str, str | None]], reward: str) -> Any:
+    def add_next_states(self, sources: dict[str, str]) -> list[str]:
+        """Refuse: there are no window functions."""
+        _refuse_episodes("A pyarrow Dataset")
+
+    def group(
+        self, keys: dict[str, tuple[str, str | None]], reward: str, marks: list[str]
+    ) -> Any:
         """Return the counts and sums by the keys, in memory."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -224,6 +242,14 @@ class _Dataset:
             finite = pc.coalesce(pc.is_finite(value), pc.scalar(False))
             return self.dataset.count_rows(filter=~finite)
         return self.dataset.count_rows(filter=pc.abs(value) >= MAX_REWARD)
+
+
+def _refuse_episodes(engine: str) -> NoReturn:
+    raise ValueError(
+        f"{engine} must have the column 'next_state'. Found 'episode' instead, whose "
+        "next row it cannot tell. Open the log with polars or DuckDB, which can, add "
+        "'next_state', or read it into memory first."
+    )
 
 
 def _is_dataset(table: Any) -> bool:

@@ -186,8 +186,9 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
             ``truncated, episode, step``. Without ``next_state`` the next row of
             the episode gives it. If ``y`` is given, the states alone; rows of
             several columns are one label each. A polars LazyFrame, a DuckDB relation,
-            a pyarrow Dataset or a Dask data frame is counted by its engine, needs
-            ``next_state``, and is never in memory as a whole.
+            a pyarrow Dataset, a Dask or PySpark data frame or an Ibis table is counted
+            by its engine, and is never in memory as a whole. It needs ``next_state``;
+            polars, DuckDB, PySpark and Ibis take ``episode`` and ``step`` instead.
         y : array-like of shape (n,), optional
             The actions, if ``X`` holds the states alone.
         reward, next_state, terminated : array-like of shape (n,), optional

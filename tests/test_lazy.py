@@ -189,12 +189,149 @@ def test_rewards_of_text_are_refused(engine, tmp_path):
         fit(as_engine(engine, log, tmp_path))
 
 
-@pytest.mark.parametrize("engine", LAZY)
-def test_episodes_have_to_be_collected(engine, tmp_path):
-    log = log_of("integers") | {"episode": [0] * N_ROWS}
+def episodes_of(kind: str) -> dict[str, list]:
+    """Return a shuffled log of episodes of 1 to 20 steps, of which some were cut."""
+    log = log_of(kind)
     del log["next_state"]
-    with pytest.raises(ValueError, match=r"Found 'episode'.*collect\(\)"):
+    rng = np.random.default_rng(1)
+    last = rng.random(N_ROWS) < 0.15
+    last[-1] = True
+    log["terminated"] = (last & (rng.random(N_ROWS) < 0.5)).tolist()
+    # The only row of an action that no other takes is dropped; its label stays.
+    log["terminated"][-1], log["action"][-1] = False, "rare"
+    start = np.flatnonzero(np.append(True, last[:-1]))
+    length = np.diff(start, append=N_ROWS)
+    log["episode"] = [f"e{i}" for i in np.repeat(np.arange(len(start)), length)]
+    log["step"] = (np.arange(N_ROWS) - np.repeat(start, length)).tolist()
+    order = rng.permutation(N_ROWS)
+    return {name: [column[row] for row in order] for name, column in log.items()}
+
+
+WINDOWS = ["polars lazy", "polars scan", "duckdb"]
+DROPS = pytest.mark.filterwarnings("ignore:Dropped .* rows")
+
+
+@DROPS
+@pytest.mark.parametrize("engine", WINDOWS)
+@pytest.mark.parametrize("kind", LABELS)
+def test_engines_find_the_next_rows_of_episodes(engine, kind, tmp_path):
+    log = episodes_of(kind)
+    lazy, eager = as_engine(engine, log, tmp_path), pl.DataFrame(log)
+    assert_same(count(lazy), count(eager))
+    policy, expected = fit(lazy), fit(eager)
+    np.testing.assert_array_equal(policy._policy, expected._policy)
+    assert policy.columns_ == expected.columns_
+    assert "rare" in policy.actions_
+    if kind == "structs":
+        assert policy.state_names_ == expected.state_names_ == ["y", "x"]
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_rows_without_next_state_are_counted_and_dropped(engine, tmp_path):
+    log = episodes_of("integers")
+    log["reward"][log["action"].index("rare")] = 1e9  # and so is its reward
+    with pytest.warns(UserWarning, match=r"Dropped (\d+) of 300 rows") as told:
+        counted = count(as_engine(engine, log, tmp_path))
+    assert counted.reward_high < 1e9
+    with pytest.warns(UserWarning) as eager:
+        count(log)
+    number = [str(seen[0].message).split()[1] for seen in (told, eager)]
+    assert number[0] == number[1]
+
+
+@DROPS
+@pytest.mark.filterwarnings("ignore:Column 'done' is read as 'terminated'")
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_steps_of_any_kind_and_flags_by_any_name(engine, tmp_path):
+    log = episodes_of("strings")
+    expected = count(log)
+    times = [dt.datetime(2026, 1, 1) + dt.timedelta(days=2 * x) for x in log["step"]]
+    halves = [x / 2 for x in log["step"]]
+    ones = [int(ended) for ended in log["terminated"]]
+    cut = [False] * N_ROWS
+    for changed in (
+        log | {"step": times},
+        log | {"step": halves},
+        log | {"terminated": ones},
+        {("done" if name == "terminated" else name): log[name] for name in log},
+        {("done" if name == "terminated" else name): log[name] for name in log}
+        | {"truncated": cut},
+    ):
+        assert_same(count(as_engine(engine, changed, tmp_path)), expected)
+
+
+def first_row(log, **values) -> int:
+    """Return a row in which columns have values."""
+    columns = [log[name] for name in values]
+    return list(zip(*columns, strict=True)).index(tuple(values.values()))
+
+
+EPISODE_FAULTS = {
+    "repeated": ({"step": 1}, {"step": 0}, r"once in an episode. Found \d repeated"),
+    "gap": ({"step": 1}, {"step": 99.0}, r"must be consecutive .* Found \d gaps"),
+    "no episode": ({"step": 1}, {"episode": None}, "'episode' must not .* Found 1 mis"),
+    "no step": ({"step": 1}, {"step": None}, "'step' must not be missing. Found 1 mis"),
+    "early": (
+        {"step": 0, "terminated": False},
+        {"terminated": True},
+        "Only the last row of an episode may be terminated. Found 1 earlier",
+    ),
+    "null flag": ({"step": 1}, {"terminated": None}, "'terminated' must be boolean"),
+}
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+@pytest.mark.parametrize("fault", EPISODE_FAULTS)
+def test_faults_of_episodes_are_counted(engine, fault, tmp_path):
+    where, values, message = EPISODE_FAULTS[fault]
+    log = episodes_of("integers")
+    lengths = pd.Series(log["episode"]).value_counts()
+    longest = lengths.index[0]  # what is wrong in it is not at its end
+    row = first_row(log, episode=longest, **where)
+    for name, value in values.items():
+        log[name][row] = value
+    if isinstance(values.get("step"), float):
+        log["step"] = [float(step) for step in log["step"]]
+    table = pa.table(log)
+    with pytest.raises(ValueError, match=message):
+        fit(as_engine(engine, table, tmp_path))
+    with pytest.raises(ValueError, match=message):
+        fit(table)
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_an_early_time_limit_is_refused(engine, tmp_path):
+    log = episodes_of("integers")
+    log["truncated"] = [step == 0 for step in log["step"]]
+    with pytest.raises(ValueError, match="may be truncated. Found"):
         fit(as_engine(engine, log, tmp_path))
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_episodes_of_single_rows_tell_nothing(engine, tmp_path):
+    log = episodes_of("integers")
+    log |= {"terminated": [False] * N_ROWS, "episode": list(range(N_ROWS))}
+    with pytest.raises(ValueError, match="Found none: all 300 rows end an episode"):
+        fit(as_engine(engine, log, tmp_path))
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_steps_and_flags_of_text_are_refused(engine, tmp_path):
+    log = episodes_of("integers")
+    with pytest.raises(TypeError, match="'step' must hold numbers or times"):
+        fit(as_engine(engine, log | {"step": list(map(str, log["step"]))}, tmp_path))
+    flags = list(map(str, log["terminated"]))
+    with pytest.raises(TypeError, match="'terminated' must be boolean"):
+        fit(as_engine(engine, log | {"terminated": flags}, tmp_path))
+    del log["step"]
+    with pytest.raises(ValueError, match=r"must have 'episode' and 'step'.*collect\("):
+        fit(as_engine(engine, log, tmp_path))
+
+
+@pytest.mark.parametrize("engine", ["pyarrow dataset", "dask"])
+def test_engines_without_windows_need_next_states(engine, tmp_path):
+    with pytest.raises(ValueError, match="must have the column 'next_state'.*memory"):
+        fit(as_engine(engine, episodes_of("integers"), tmp_path))
 
 
 def test_allowed_actions_are_given_to_fit():
