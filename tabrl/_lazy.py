@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import narwhals as nw
 import numpy as np
 
+from tabrl._codes import label_kinds
 from tabrl._columns import check_complete, choose
-from tabrl._labels import in_order, objects
+from tabrl._labels import as_labels, in_order, is_missing, objects
 from tabrl._next_states import DROPPED, NEXT, add_next_states, check_marks
 from tabrl._transitions import MAX_REWARD
 
@@ -107,6 +108,8 @@ def count_lazily(
     columns: dict[str, Any] = {name: grouped[name] for name in _SUMS}
     for name, parts in fields.items():
         columns[name] = grouped[_alias(name, 0)]
+        if name in ("state", "action", "next_state"):
+            _check_one_kind(name, columns[name])
         if parts:
             values = [grouped[_alias(name, i)].to_list() for i in range(len(parts))]
             columns[name] = objects(zip(*values, strict=True))
@@ -280,6 +283,21 @@ def _check_reward_type(name: str, dtype: Any) -> None:
         raise TypeError(
             f"Column 'reward' must be numeric. Found dtype {dtype} in {name!r}. "
             "Convert it before fit."
+        )
+
+
+def _check_one_kind(name: str, column: Any) -> None:
+    """Refuse labels of several kinds: engines that read files apart may return some."""
+    labels = as_labels(column)
+    if labels.dtype.kind != "O":
+        return
+    kinds = label_kinds(label for label in labels.tolist() if not is_missing(label))
+    if len(kinds) > 1:
+        (kind, label), (other, other_label), *_ = kinds.items()
+        raise TypeError(
+            f"Column '{name}' of a lazy table must hold one kind of labels. Found "
+            f"{kind} ({label!r}) and {other} ({other_label!r}), of different files "
+            "perhaps. Convert one of them before fit."
         )
 
 

@@ -35,7 +35,7 @@ from tabrl._checks import (
     restored_device,
     some,
 )
-from tabrl._codes import encode
+from tabrl._codes import Codebook, encode
 from tabrl._dead_ends import warn_of_dead_ends
 from tabrl._episodes import Episodes, read_episodes
 from tabrl._html import notebook_summary
@@ -62,6 +62,8 @@ from tabrl._valuation import PolicyValuation, episode_columns
 
 # The fitted arrays that a saved policy holds, besides the statistics.
 _TABLES = ("states_", "actions_", "_values", "_policy", "_greedy")
+# What is made again when it is asked for.
+_AGAIN = ("_drawn", "_codebook")
 
 
 class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
@@ -141,6 +143,8 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
 
     # Values in draws from the posterior, once somebody asked for them.
     _drawn: DrawnValues | None = None
+    # The codes of the states, once somebody asked for one.
+    _codebook: Codebook | None = None
 
     # For metadata routing the states are the X of predict, not something beside it.
     __metadata_request__predict: ClassVar = {"states": UNUSED}
@@ -554,16 +558,20 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
             "_allowed": allowed,
             "_episodes": episodes,
         }
-        self.__dict__.pop("_drawn", None)
+        for name in _AGAIN:
+            self.__dict__.pop(name, None)
         # In one step, so that an interrupt leaves the old policy or the new one.
         self.__dict__.update(fitted)
         return self
 
     def _codes(self, states: Any) -> tuple[NDArray, NDArray[np.int64]]:
         """Return the labels of states and their codes, -1 for those not in the log."""
-        check_is_fitted(self)
+        if not hasattr(self, "statistics_"):  # to ask takes scikit-learn longer
+            check_is_fitted(self)
         labels = as_labels(states, self.state_names_)
-        codes = encode(labels, self.states_)
+        if self._codebook is None:
+            self._codebook = Codebook(self.states_)
+        codes = self._codebook.encode(labels)
         unknown = codes < 0  # their index is that of the last row
         if unknown.any() and not self._infers:
             rows = np.flatnonzero(unknown)
@@ -587,7 +595,7 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be drawn again."""
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_drawn"}
+        return {name: value for name, value in state.items() if name not in _AGAIN}
 
     @property
     def classes_(self) -> NDArray:
