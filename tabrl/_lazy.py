@@ -233,7 +233,25 @@ class _Dataset:
                 ),
             ),
         ]
-        return nw.from_native(acero.Declaration.from_sequence(plan).to_table())
+        try:
+            return nw.from_native(acero.Declaration.from_sequence(plan).to_table())
+        except pa.ArrowInvalid as error:  # it names neither column nor file
+            self._refuse_drift(columns, error)
+            raise
+
+    def _refuse_drift(self, columns: list[str], error: Exception) -> None:
+        """Say which file has a column of another type, if one has."""
+        for fragment in self.dataset.get_fragments():
+            for name in columns:
+                place = fragment.physical_schema.get_field_index(name)
+                kind = self.dataset.schema.field(name).type
+                if place >= 0 and fragment.physical_schema.field(place).type != kind:
+                    raise TypeError(
+                        f"Column '{name}' must have one type in all files. Found "
+                        f"{fragment.physical_schema.field(place).type} in "
+                        f"{fragment.path}, where others have {kind}: {error}. Write "
+                        "that file anew."
+                    ) from error
 
     def count_wrong(self, reward: str, kind: str) -> int:
         """Return how many rewards are wrong, of a log where some are."""

@@ -107,6 +107,13 @@ class SufficientStatistics:
         ------
         ValueError, TypeError
             If the log is not as described.
+
+        Notes
+        -----
+        polars and DuckDB look for the files of a pattern when they count: one that
+        is gone by then is not missed. Give them a list of files. DuckDB converts each
+        column to its type in the first file, and so rounds 0.5 among integers; with
+        ``union_by_name=True`` it takes a type that holds all.
         """
         if is_lazy(transitions):
             return cls._of_counts(*count_lazily(transitions, state_names))

@@ -429,6 +429,30 @@ def test_a_file_that_went_is_an_error(engine, tmp_path):
     assert not hasattr(policy, "states_")
 
 
+@pytest.mark.parametrize("engine", LAZY[1:])
+@pytest.mark.parametrize("column", ["state", "reward"])
+def test_files_of_another_schema_are_an_error(engine, column, tmp_path):
+    log = log_of("integers")
+    lazy = as_engine(engine, log, tmp_path)
+    second = pl.DataFrame(log)[100:]
+    if column == "reward":
+        second = second.drop("reward")
+    else:
+        second = second.with_columns(
+            pl.format("s{}", name).alias(name) for name in ("state", "next_state")
+        )
+    second.write_parquet(tmp_path / "1.parquet")
+    # pyarrow keeps what it knew of a file when it was opened.
+    lazy = ds.dataset(tmp_path) if engine == "pyarrow dataset" else lazy
+    policy = OfflinePolicyEstimator()
+    with pytest.raises(Exception, match=column) as told:
+        policy.fit(lazy)
+    assert not hasattr(policy, "states_")
+    if engine == "pyarrow dataset" and column == "state":
+        assert "string in " in str(told.value)
+        assert "1.parquet" in str(told.value)
+
+
 @pytest.mark.parametrize("engine", LAZY)
 def test_rewards_must_lie_in_the_range_one_by_one(engine, tmp_path):
     log = log_of("integers")
