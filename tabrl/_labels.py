@@ -56,7 +56,8 @@ def as_labels(values: Any, names: Sequence[str] | None = None) -> NDArray:
     >>> as_labels(["left", 7])
     array(['left', 7], dtype=object)
     """
-    values = nw.from_native(values, pass_through=True, allow_series=True)
+    if not isinstance(values, list | tuple | np.ndarray):  # it would take a while
+        values = nw.from_native(values, pass_through=True, allow_series=True)
     if isinstance(values, nw.LazyFrame):
         values = values.collect()
     if isinstance(values, nw.DataFrame):

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import narwhals as nw
 import numpy as np
 
+from tabrl._codes import label_kinds
 from tabrl._columns import check_complete, choose
-from tabrl._labels import in_order, objects
+from tabrl._labels import as_labels, in_order, is_missing, objects
+from tabrl._next_states import DROPPED, NEXT, add_next_states, check_marks
 from tabrl._transitions import MAX_REWARD
 
 # What makes two transitions of one kind. The engine groups by these.
-_KEYS = ("state", "action", "next_state", "terminated", "done", "truncated")
+_KEYS = ("state", "action", "next_state", "terminated", "done", "truncated", "dropped")
 # Engines do not group by these, or not all in the same way.
 _NO_KEYS = (nw.List, nw.Array, nw.Object, nw.Unknown, nw.Binary)
 _SUMS = ("n", "reward_sum", "reward_sq_sum", "reward_min", "reward_max")
@@ -58,7 +60,8 @@ def count_lazily(
     -------
     columns : dict of str to series or array of tuples
         One row for each kind of transition: labels and flags by canonical name, and
-        ``n, reward_sum, reward_sq_sum, reward_min, reward_max``.
+        ``n, reward_sum, reward_sq_sum, reward_min, reward_max``. Of episodes without
+        next states also ``dropped``, 1 where the next state is not known.
     sources : dict of str to str
         The name of each canonical column in the log.
     state_names : list of str or None
@@ -81,31 +84,32 @@ def count_lazily(
             "'allowed_actions'. Drop it and give allowed_actions to fit, or call "
             "collect() (compute() in Dask) first."
         )
-    if "next_state" not in sources and "episode" in sources:
-        raise ValueError(
-            "A lazy table must have the column 'next_state'. Found 'episode' instead, "
-            "whose next row an engine without an order of rows cannot tell. Call "
-            "collect() (compute() in Dask) first, or add 'next_state' in the engine."
-        )
     _check_reward_type(sources["reward"], log.schema[sources["reward"]])
+    found, marks = dict(sources), []
+    if "next_state" not in sources and "episode" in sources:
+        marks = log.add_next_states(sources)
+        found |= {"next_state": NEXT, "dropped": DROPPED}
     fields: dict[str, list[str] | None] = {}
     for name in _KEYS:
-        if name in sources:
-            parts = _parts(name, log.schema[sources[name]])
+        if name in found:
+            parts = _parts(name, log.schema[found[name]])
             if parts and name in ("state", "next_state"):
                 state_names = state_names or parts
                 parts = list(in_order(parts, state_names))
             fields[name] = parts
     keys = {
-        _alias(name, i): (sources[name], part)
+        _alias(name, i): (found[name], part)
         for name, parts in fields.items()
         for i, part in enumerate(parts or [None])
     }
-    grouped = log.group(keys, sources["reward"])
+    grouped = log.group(keys, sources["reward"], marks)
     _check_rewards(grouped, lambda kind: log.count_wrong(sources["reward"], kind))
+    check_marks(grouped, marks)
     columns: dict[str, Any] = {name: grouped[name] for name in _SUMS}
     for name, parts in fields.items():
         columns[name] = grouped[_alias(name, 0)]
+        if name in ("state", "action", "next_state"):
+            _check_one_kind(name, columns[name])
         if parts:
             values = [grouped[_alias(name, i)].to_list() for i in range(len(parts))]
             columns[name] = objects(zip(*values, strict=True))
@@ -120,8 +124,18 @@ class _Frame:
         self.frame: nw.LazyFrame = nw.from_native(table)
         self.schema = dict(self.frame.collect_schema())
 
-    def group(self, keys: dict[str, tuple[str, str | None]], reward: str) -> Any:
-        """Return the counts and sums by the keys, in memory."""
+    def add_next_states(self, sources: dict[str, str]) -> list[str]:
+        """Look at the next rows of the episodes; return the names of the marks."""
+        if self.frame.implementation.is_dask():
+            _refuse_episodes("Dask")
+        self.frame, marks = add_next_states(self.frame, sources)
+        self.schema = dict(self.frame.collect_schema())
+        return marks
+
+    def group(
+        self, keys: dict[str, tuple[str, str | None]], reward: str, marks: list[str]
+    ) -> Any:
+        """Return the counts, the sums and those of the marks by the keys, in memory."""
         labels = [
             (nw.col(name) if part is None else nw.col(name).struct.field(part)).alias(
                 alias
@@ -130,7 +144,7 @@ class _Frame:
         ]
         value = nw.col(reward).cast(nw.Float64)
         grouped = (
-            self.frame.select(*labels, value.alias("reward"))
+            self.frame.select(*labels, value.alias("reward"), *marks)
             .with_columns((nw.col("reward") * nw.col("reward")).alias("square"))
             .group_by(*keys)
             .agg(
@@ -140,6 +154,7 @@ class _Frame:
                 nw.col("square").sum().alias("reward_sq_sum"),
                 nw.col("reward").min().alias("reward_min"),
                 nw.col("reward").max().alias("reward_max"),
+                *(nw.col(mark).sum() for mark in marks),
             )
         )
         # The other engine of polars reads all rows of these columns into memory.
@@ -167,7 +182,13 @@ class _Dataset:
         choose(empty.column_names)  # repeated names: narwhals would refuse them
         self.schema = dict(nw.from_native(empty).schema)
 
-    def group(self, keys: dict[str, tuple[str, str | None]], reward: str) -> Any:
+    def add_next_states(self, sources: dict[str, str]) -> list[str]:
+        """Refuse: there are no window functions."""
+        _refuse_episodes("A pyarrow Dataset")
+
+    def group(
+        self, keys: dict[str, tuple[str, str | None]], reward: str, marks: list[str]
+    ) -> Any:
         """Return the counts and sums by the keys, in memory."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -212,7 +233,25 @@ class _Dataset:
                 ),
             ),
         ]
-        return nw.from_native(acero.Declaration.from_sequence(plan).to_table())
+        try:
+            return nw.from_native(acero.Declaration.from_sequence(plan).to_table())
+        except pa.ArrowInvalid as error:  # it names neither column nor file
+            self._refuse_drift(columns, error)
+            raise
+
+    def _refuse_drift(self, columns: list[str], error: Exception) -> None:
+        """Say which file has a column of another type, if one has."""
+        for fragment in self.dataset.get_fragments():
+            for name in columns:
+                place = fragment.physical_schema.get_field_index(name)
+                kind = self.dataset.schema.field(name).type
+                if place >= 0 and fragment.physical_schema.field(place).type != kind:
+                    raise TypeError(
+                        f"Column '{name}' must have one type in all files. Found "
+                        f"{fragment.physical_schema.field(place).type} in "
+                        f"{fragment.path}, where others have {kind}: {error}. Write "
+                        "that file anew."
+                    ) from error
 
     def count_wrong(self, reward: str, kind: str) -> int:
         """Return how many rewards are wrong, of a log where some are."""
@@ -224,6 +263,14 @@ class _Dataset:
             finite = pc.coalesce(pc.is_finite(value), pc.scalar(False))
             return self.dataset.count_rows(filter=~finite)
         return self.dataset.count_rows(filter=pc.abs(value) >= MAX_REWARD)
+
+
+def _refuse_episodes(engine: str) -> NoReturn:
+    raise ValueError(
+        f"{engine} must have the column 'next_state'. Found 'episode' instead, whose "
+        "next row it cannot tell. Open the log with polars or DuckDB, which can, add "
+        "'next_state', or read it into memory first."
+    )
 
 
 def _is_dataset(table: Any) -> bool:
@@ -254,6 +301,21 @@ def _check_reward_type(name: str, dtype: Any) -> None:
         raise TypeError(
             f"Column 'reward' must be numeric. Found dtype {dtype} in {name!r}. "
             "Convert it before fit."
+        )
+
+
+def _check_one_kind(name: str, column: Any) -> None:
+    """Refuse labels of several kinds: engines that read files apart may return some."""
+    labels = as_labels(column)
+    if labels.dtype.kind != "O":
+        return
+    kinds = label_kinds(label for label in labels.tolist() if not is_missing(label))
+    if len(kinds) > 1:
+        (kind, label), (other, other_label), *_ = kinds.items()
+        raise TypeError(
+            f"Column '{name}' of a lazy table must hold one kind of labels. Found "
+            f"{kind} ({label!r}) and {other} ({other_label!r}), of different files "
+            "perhaps. Convert one of them before fit."
         )
 
 

@@ -35,7 +35,7 @@ from tabrl._checks import (
     restored_device,
     some,
 )
-from tabrl._codes import encode
+from tabrl._codes import Codebook, encode
 from tabrl._dead_ends import warn_of_dead_ends
 from tabrl._episodes import Episodes, order_episodes, read_episodes
 from tabrl._html import notebook_summary
@@ -62,6 +62,8 @@ from tabrl._valuation import PolicyValuation, episode_columns
 
 # The fitted arrays that a saved policy holds, besides the statistics.
 _TABLES = ("states_", "actions_", "_values", "_policy", "_greedy")
+# What is made again when it is asked for.
+_AGAIN = ("_drawn", "_codebook")
 
 
 class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
@@ -169,6 +171,8 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
 
     # Values in draws from the posterior, once somebody asked for them.
     _drawn: DrawnValues | None = None
+    # The codes of the states, once somebody asked for one.
+    _codebook: Codebook | None = None
 
     # For metadata routing the states are the X of predict, not something beside it.
     __metadata_request__predict: ClassVar = {"states": UNUSED}
@@ -214,8 +218,9 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
             ``truncated, episode, step``. Without ``next_state`` the next row of
             the episode gives it. If ``y`` is given, the states alone; rows of
             several columns are one label each. A polars LazyFrame, a DuckDB relation,
-            a pyarrow Dataset or a Dask data frame is counted by its engine, needs
-            ``next_state``, and is never in memory as a whole.
+            a pyarrow Dataset, a Dask or PySpark data frame or an Ibis table is counted
+            by its engine, and is never in memory as a whole. It needs ``next_state``;
+            polars, DuckDB, PySpark and Ibis take ``episode`` and ``step`` instead.
         y : array-like of shape (n,), optional
             The actions, if ``X`` holds the states alone.
         reward, next_state, terminated : array-like of shape (n,), optional
@@ -594,17 +599,21 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
             "_allowed": allowed,
             "_episodes": episodes,
         }
-        self.__dict__.pop("_drawn", None)
+        for name in _AGAIN:
+            self.__dict__.pop(name, None)
         # In one step, so that an interrupt leaves the old policy or the new one.
         self.__dict__.update(fitted)
         return self
 
     def _codes(self, states: Any) -> tuple[NDArray, NDArray[np.int64]]:
         """Return the labels of states and their codes, -1 for those not in the log."""
-        check_is_fitted(self)
+        if not hasattr(self, "statistics_"):  # to ask takes scikit-learn longer
+            check_is_fitted(self)
         warn_without_names("X", states, self.state_names_, stacklevel=3)
         labels = as_labels(states, self.state_names_)
-        codes = encode(labels, self.states_)
+        if self._codebook is None:
+            self._codebook = Codebook(self.states_)
+        codes = self._codebook.encode(labels)
         unknown = codes < 0  # their index is that of the last row
         if unknown.any() and not self._infers:
             rows = np.flatnonzero(unknown)
@@ -628,7 +637,7 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be drawn again."""
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_drawn"}
+        return {name: value for name, value in state.items() if name not in _AGAIN}
 
     @property
     def classes_(self) -> NDArray:

@@ -18,6 +18,7 @@ from tabrl._codes import factorise, label_kinds
 from tabrl._columns import check_complete, choose
 from tabrl._labels import as_labels, is_missing
 from tabrl._lazy import count_lazily, is_lazy
+from tabrl._next_states import warn_dropped
 from tabrl._persistence import (
     read,
     statistics_from_arrays,
@@ -93,9 +94,8 @@ class SufficientStatistics:
         Parameters
         ----------
         transitions : table or lazy frame
-            Any table that `OfflinePolicyEstimator.fit` takes. A polars LazyFrame, a
-            DuckDB relation, a pyarrow Dataset and a Dask data frame are counted by
-            their engine, and never in memory as a whole.
+            Any table that `OfflinePolicyEstimator.fit` takes. Lazy frames are counted
+            by their engine, and never in memory as a whole.
         state_names : list of str, optional
             Names that a state's columns must have where they have any.
 
@@ -107,6 +107,13 @@ class SufficientStatistics:
         ------
         ValueError, TypeError
             If the log is not as described.
+
+        Notes
+        -----
+        polars and DuckDB look for the files of a pattern when they count: one that
+        is gone by then is not missed. Give them a list of files. DuckDB converts each
+        column to its type in the first file, and so rounds 0.5 among integers; with
+        ``union_by_name=True`` it takes a type that holds all.
         """
         if is_lazy(transitions):
             return cls._of_counts(*count_lazily(transitions, state_names))
@@ -191,19 +198,25 @@ class SufficientStatistics:
         state_names: list[str] | None = None,
     ) -> SufficientStatistics:
         """Return the statistics of columns by canonical name, checked."""
-        n, total, squares, low, high = _read_sums(columns)
+        sums = {name: columns[name] for name in (*_COUNTS, *_RANGE) if name in columns}
         labels = {
             name: column
             for name, column in columns.items()
-            if name not in (*_COUNTS, *_RANGE, "episode", "step")
+            if name not in (*sums, "episode", "step", "dropped")
         }
+        n, total, squares, low, high = _read_sums(sums)
         _refuse_wrong(labels, n)
-        # Rewards were checked above; of means, read_transitions would ask too much.
-        data = read_transitions(
-            {**labels, "reward": np.zeros(len(n))}, state_names=state_names
-        )
+        labels["reward"] = np.zeros(len(n))  # checked above; of means too much is asked
+        kept = slice(None)
+        if "dropped" in columns:
+            kept = as_labels(columns["dropped"]) == 0
+            warn_dropped(n, kept)
+            sums = {name: as_labels(column)[kept] for name, column in sums.items()}
+            n, total, squares, low, high = _read_sums(sums)
+        data = read_transitions(labels, state_names=state_names)
         statistics = Statistics.from_counts(
-            *(data.state, data.action, data.next_state, data.terminated),
+            *(data.state[kept], data.action[kept]),
+            *(data.next_state[kept], data.terminated[kept]),
             *(n, total, squares),
             *(len(data.states), len(data.actions)),
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -13,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tabrl import OfflinePolicyEstimator, SufficientStatistics
-from tabrl._codes import factorise
+from tabrl._codes import Codebook, encode, factorise
 from tabrl._labels import as_coded, as_labels, objects
 
-# narwhals announces a package of its own for Dask, and Dask uses an old keyword.
+# narwhals announces a package of its own for Dask; Dask and Ibis use old names.
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Dask support is moving:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.reset_index"),
 ]
@@ -29,7 +32,13 @@ LABELS = {
     "dates": lambda code: dt.datetime(2026, 1, 1) + dt.timedelta(days=int(code)),
     "structs": lambda code: {"y": f"p{code // 3}", "x": int(code) % 3},
 }
-LAZY = ["polars lazy", "polars scan", "pyarrow dataset", "duckdb", "dask"]
+# It takes minutes, and needs Java: pytest -m long tests/test_lazy.py
+SPARK = pytest.param(
+    "pyspark",
+    marks=[pytest.mark.long, pytest.mark.filterwarnings("ignore::ResourceWarning")],
+)
+LAZY = ["polars lazy", "polars scan", "pyarrow dataset", "duckdb", "dask", "ibis"]
+LAZY += [SPARK]
 
 
 def log_of(kind: str, seed: int = 0) -> dict[str, list]:
@@ -67,7 +76,23 @@ def as_engine(engine: str, log, folder, split: int = 100):
     if engine == "duckdb":
         duckdb = pytest.importorskip("duckdb")
         return duckdb.read_parquet([str(folder / f"{i}.parquet") for i in (0, 1)])
+    if engine == "ibis":
+        ibis = pytest.importorskip("ibis")
+        files = [folder / f"{i}.parquet" for i in (0, 1)]
+        return ibis.duckdb.connect().read_parquet(files)
+    if engine == "pyspark":
+        return spark_session().read.parquet(str(folder))
     return pytest.importorskip("dask.dataframe").read_parquet(folder)
+
+
+@cache
+def spark_session():
+    """Return Spark on two cores of this machine."""
+    sql = pytest.importorskip("pyspark.sql")
+    builder = sql.SparkSession.builder.master("local[2]")
+    builder = builder.config("spark.ui.enabled", "false")
+    # By default it would make 200 parts of each group-by.
+    return builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
 
 
 def count(log) -> SufficientStatistics:
@@ -166,6 +191,40 @@ def test_faults_are_counted(engine, fault, tmp_path):
     assert not hasattr(policy, "states_")
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_two_workers_of_dask_count_and_one_that_fails_is_heard(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    log = log_of("strings")
+    lazy = as_engine("dask", log, tmp_path)
+
+    def fail(part):
+        raise RuntimeError("no disk left")
+
+    workers = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.Client(**workers):
+        assert_same(count(lazy), count(log))
+        policy = OfflinePolicyEstimator()
+        with pytest.raises(RuntimeError, match="no disk left"):
+            policy.fit(lazy.map_partitions(fail, meta=lazy._meta))
+    assert not hasattr(policy, "states_")
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_task_of_spark_that_fails_is_heard(tmp_path):
+    lazy = as_engine("pyspark", log_of("strings"), tmp_path)
+
+    def fail(parts):
+        raise RuntimeError("no disk left")
+        yield
+
+    policy = OfflinePolicyEstimator()
+    with pytest.raises(Exception, match="no disk left"):
+        policy.fit(lazy.mapInPandas(fail, lazy.schema))
+    assert not hasattr(policy, "states_")
+
+
 def test_a_flag_of_two_is_none():
     log = pl.DataFrame(log_of("integers")).with_columns(pl.col("terminated").cast(int))
     assert_same(count(log.lazy()), count(log_of("integers")))
@@ -189,12 +248,153 @@ def test_rewards_of_text_are_refused(engine, tmp_path):
         fit(as_engine(engine, log, tmp_path))
 
 
-@pytest.mark.parametrize("engine", LAZY)
-def test_episodes_have_to_be_collected(engine, tmp_path):
-    log = log_of("integers") | {"episode": [0] * N_ROWS}
+def episodes_of(kind: str) -> dict[str, list]:
+    """Return a shuffled log of episodes of 1 to 20 steps, of which some were cut."""
+    log = log_of(kind)
     del log["next_state"]
-    with pytest.raises(ValueError, match=r"Found 'episode'.*collect\(\)"):
+    rng = np.random.default_rng(1)
+    last = rng.random(N_ROWS) < 0.15
+    last[-1] = True
+    log["terminated"] = (last & (rng.random(N_ROWS) < 0.5)).tolist()
+    # The only row of an action that no other takes is dropped; its label stays.
+    log["terminated"][-1], log["action"][-1] = False, "rare"
+    start = np.flatnonzero(np.append(True, last[:-1]))
+    length = np.diff(start, append=N_ROWS)
+    log["episode"] = [f"e{i}" for i in np.repeat(np.arange(len(start)), length)]
+    log["step"] = (np.arange(N_ROWS) - np.repeat(start, length)).tolist()
+    order = rng.permutation(N_ROWS)
+    return {name: [column[row] for row in order] for name, column in log.items()}
+
+
+WINDOWS = ["polars lazy", "polars scan", "duckdb", "ibis", SPARK]
+DROPS = pytest.mark.filterwarnings("ignore:Dropped .* rows")
+
+
+@DROPS
+@pytest.mark.parametrize("engine", WINDOWS)
+@pytest.mark.parametrize("kind", LABELS)
+def test_engines_find_the_next_rows_of_episodes(engine, kind, tmp_path):
+    log = episodes_of(kind)
+    lazy, eager = as_engine(engine, log, tmp_path), pl.DataFrame(log)
+    assert_same(count(lazy), count(eager))
+    policy, expected = fit(lazy), fit(eager)
+    np.testing.assert_array_equal(policy._policy, expected._policy)
+    assert policy.columns_ == expected.columns_
+    assert "rare" in policy.actions_
+    if kind == "structs":
+        assert policy.state_names_ == expected.state_names_ == ["y", "x"]
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_rows_without_next_state_are_counted_and_dropped(engine, tmp_path):
+    log = episodes_of("integers")
+    log["reward"][log["action"].index("rare")] = 1e9  # and so is its reward
+    with pytest.warns(UserWarning, match=r"Dropped (\d+) of 300 rows") as told:
+        counted = count(as_engine(engine, log, tmp_path))
+    assert counted.reward_high < 1e9
+    with pytest.warns(UserWarning, match="Dropped") as eager:
+        count(log)
+    said = [
+        {str(one.message).split()[1] for one in seen if "Dropped" in str(one.message)}
+        for seen in (told, eager)
+    ]
+    assert len(said[0]) == 1
+    assert said[0] == said[1]
+
+
+@DROPS
+@pytest.mark.filterwarnings("ignore:Column 'done' is read as 'terminated'")
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_steps_of_any_kind_and_flags_by_any_name(engine, tmp_path):
+    log = episodes_of("strings")
+    expected = count(log)
+    times = [dt.datetime(2026, 1, 1) + dt.timedelta(days=2 * x) for x in log["step"]]
+    halves = [x / 2 for x in log["step"]]
+    ones = [int(ended) for ended in log["terminated"]]
+    cut = [False] * N_ROWS
+    for changed in (
+        log | {"step": times},
+        log | {"step": halves},
+        log | {"terminated": ones},
+        {("done" if name == "terminated" else name): log[name] for name in log},
+        {("done" if name == "terminated" else name): log[name] for name in log}
+        | {"truncated": cut},
+    ):
+        assert_same(count(as_engine(engine, changed, tmp_path)), expected)
+
+
+def first_row(log, **values) -> int:
+    """Return a row in which columns have values."""
+    columns = [log[name] for name in values]
+    return list(zip(*columns, strict=True)).index(tuple(values.values()))
+
+
+EPISODE_FAULTS = {
+    "repeated": ({"step": 1}, {"step": 0}, r"once in an episode. Found \d repeated"),
+    "gap": ({"step": 1}, {"step": 99.0}, r"must be consecutive .* Found \d gaps"),
+    "no episode": ({"step": 1}, {"episode": None}, "'episode' must not .* Found 1 mis"),
+    "no step": ({"step": 1}, {"step": None}, "'step' must not be missing. Found 1 mis"),
+    "early": (
+        {"step": 0, "terminated": False},
+        {"terminated": True},
+        "Only the last row of an episode may be terminated. Found 1 earlier",
+    ),
+    "null flag": ({"step": 1}, {"terminated": None}, "'terminated' must be boolean"),
+}
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+@pytest.mark.parametrize("fault", EPISODE_FAULTS)
+def test_faults_of_episodes_are_counted(engine, fault, tmp_path):
+    where, values, message = EPISODE_FAULTS[fault]
+    log = episodes_of("integers")
+    lengths = pd.Series(log["episode"]).value_counts()
+    longest = lengths.index[0]  # what is wrong in it is not at its end
+    row = first_row(log, episode=longest, **where)
+    for name, value in values.items():
+        log[name][row] = value
+    if isinstance(values.get("step"), float):
+        log["step"] = [float(step) for step in log["step"]]
+    table = pa.table(log)
+    with pytest.raises(ValueError, match=message):
+        fit(as_engine(engine, table, tmp_path))
+    with pytest.raises(ValueError, match=message):
+        fit(table)
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_an_early_time_limit_is_refused(engine, tmp_path):
+    log = episodes_of("integers")
+    log["truncated"] = [step == 0 for step in log["step"]]
+    with pytest.raises(ValueError, match=r"may be truncated\. Found"):
         fit(as_engine(engine, log, tmp_path))
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_episodes_of_single_rows_tell_nothing(engine, tmp_path):
+    log = episodes_of("integers")
+    log |= {"terminated": [False] * N_ROWS, "episode": list(range(N_ROWS))}
+    with pytest.raises(ValueError, match="Found none: all 300 rows end an episode"):
+        fit(as_engine(engine, log, tmp_path))
+
+
+@pytest.mark.parametrize("engine", WINDOWS)
+def test_steps_and_flags_of_text_are_refused(engine, tmp_path):
+    log = episodes_of("integers")
+    with pytest.raises(TypeError, match="'step' must hold numbers or times"):
+        fit(as_engine(engine, log | {"step": list(map(str, log["step"]))}, tmp_path))
+    flags = list(map(str, log["terminated"]))
+    with pytest.raises(TypeError, match="'terminated' must be boolean"):
+        fit(as_engine(engine, log | {"terminated": flags}, tmp_path))
+    del log["step"]
+    with pytest.raises(ValueError, match=r"must have 'episode' and 'step'.*collect\("):
+        fit(as_engine(engine, log, tmp_path))
+
+
+@pytest.mark.parametrize("engine", ["pyarrow dataset", "dask"])
+def test_engines_without_windows_need_next_states(engine, tmp_path):
+    with pytest.raises(ValueError, match=r"must have the column 'next_state'.*memory"):
+        fit(as_engine(engine, episodes_of("integers"), tmp_path))
 
 
 def test_allowed_actions_are_given_to_fit():
@@ -227,6 +427,30 @@ def test_a_file_that_went_is_an_error(engine, tmp_path):
     with pytest.raises(Exception, match=r"1\.parquet"):
         policy.fit(lazy)
     assert not hasattr(policy, "states_")
+
+
+@pytest.mark.parametrize("engine", LAZY[1:])
+@pytest.mark.parametrize("column", ["state", "reward"])
+def test_files_of_another_schema_are_an_error(engine, column, tmp_path):
+    log = log_of("integers")
+    lazy = as_engine(engine, log, tmp_path)
+    second = pl.DataFrame(log)[100:]
+    if column == "reward":
+        second = second.drop("reward")
+    else:
+        second = second.with_columns(
+            pl.format("s{}", name).alias(name) for name in ("state", "next_state")
+        )
+    second.write_parquet(tmp_path / "1.parquet")
+    # pyarrow keeps what it knew of a file when it was opened.
+    lazy = ds.dataset(tmp_path) if engine == "pyarrow dataset" else lazy
+    policy = OfflinePolicyEstimator()
+    with pytest.raises(Exception, match=column) as told:
+        policy.fit(lazy)
+    assert not hasattr(policy, "states_")
+    if engine == "pyarrow dataset" and column == "state":
+        assert "string in " in str(told.value)
+        assert "1.parquet" in str(told.value)
 
 
 @pytest.mark.parametrize("engine", LAZY)
@@ -373,3 +597,46 @@ def test_text_has_the_codes_of_its_strings(container):
     labels, _ = factorise([coded, mixed])
     expected, _ = factorise([as_labels(column), mixed])
     assert labels.tolist() == expected.tolist()
+
+
+KNOWN = {
+    "integers": [3, 1, 2],
+    "booleans": [True, False],
+    "numbers": [1.5, 2.0, 2.0**60],
+    "text": ["1", "a", ""],
+    "tuples": [("a", 1), ("b", 2)],
+    "several kinds": [1, "1", (1,), dt.datetime(2026, 1, 1), 2**70],
+    "dates": np.array(["2026-01-01", "1970-01-03"], "M8[D]"),
+    "durations": np.array([1, 2], "m8[s]"),
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_a_codebook_finds_what_encode_does(kind):
+    known = as_labels(KNOWN[kind])
+    book = Codebook(known)
+    for asked in KNOWN.values():
+        for labels in (asked, asked[:1], [*asked, *asked] * 30):
+            try:
+                expected = encode(as_labels(labels), known)
+            except ValueError as error:  # rounded integers
+                with pytest.raises(ValueError, match=re.escape(str(error))):
+                    book.encode(as_labels(labels))
+                continue
+            assert book.encode(as_labels(labels)).tolist() == expected.tolist()
+    assert book.encode(known).tolist() == list(range(len(known)))
+
+
+def test_predict_knows_the_states_that_partial_fit_added():
+    log = log_of("strings")
+    policy = fit(log)
+    policy.predict(["s1"])
+    more = log | {
+        name: [label and f"a{label}" for label in log[name]]
+        for name in ("state", "next_state")
+    }
+    policy.partial_fit(more)
+    states = policy.states_[[0, -1]].tolist()
+    assert states == ["as0", "s5"]
+    expected = policy._greedy[[0, len(policy.states_) - 1]]
+    assert policy.predict(states).tolist() == policy.actions_[expected].tolist()

@@ -92,8 +92,16 @@ def measure_log() -> dict[str, float]:
 
     table = pd.read_csv(ROOT / "examples" / "data" / "frozenlake_random.csv")
     estimator = OfflinePolicyEstimator()
+    took = seconds(lambda: estimator.fit(table).predict(range(16)))
+
+    def predict_often():
+        for _ in range(100):
+            estimator.predict([3])
+
+    rounds = [seconds(predict_often) for _ in range(20)]
     return {
-        "fit_predict_seconds": seconds(lambda: estimator.fit(table).predict(range(16)))
+        "fit_predict_seconds": took,
+        "predict_microseconds": 1e6 * min(rounds) / 100,
     }
 
 
@@ -150,9 +158,11 @@ def test_million_rows_take_three_group_bys_of_time_and_three_tables_of_memory():
     assert figures["ratio"] <= 3, figures
 
 
-def test_fit_and_predict_of_the_bundled_log_take_a_second():
-    best = min(measured("log")["fit_predict_seconds"] for _ in range(2))
-    assert best < 1
+def test_fit_takes_a_second_and_predict_of_a_state_40_microseconds():
+    figures = [measured("log") for _ in range(2)]
+    assert min(run["fit_predict_seconds"] for run in figures) < 1
+    # Alone on a core it takes 11; other processes share the machine.
+    assert min(run["predict_microseconds"] for run in figures) < 40
 
 
 def test_an_agent_plans_in_20_milliseconds_and_steps_in_40_microseconds():
