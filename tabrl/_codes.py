@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -105,9 +106,12 @@ class Codebook:
 
     def __init__(self, known: NDArray) -> None:
         self.known = known
+
+    @cached_property
+    def _place(self) -> dict[Any, int]:
         # Dates are looked up by what they mean, which takes more than a dict.
-        labels = [] if known.dtype.kind in "mM" else python_values(known)
-        self._place = {_plain(label): i for i, label in enumerate(labels)}
+        labels = [] if self.known.dtype.kind in "mM" else python_values(self.known)
+        return {_plain(label): i for i, label in enumerate(labels)}
 
     def encode(self, labels: NDArray) -> NDArray[np.int64]:
         """Return what ``encode(labels, known)`` does, of few labels much sooner.

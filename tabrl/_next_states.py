@@ -88,7 +88,7 @@ def add_next_states(
                 "Convert it before fit."
             )
         flags[name] = nw.col(sources[name]).cast(nw.Float64) == 1
-    ended = flags.get("terminated", flags.get("done"))
+    ended = flags["terminated" if "terminated" in flags else "done"]
     if "terminated" not in flags and "truncated" in flags:
         ended = ended & ~flags["truncated"]
 

@@ -480,6 +480,7 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
             )
             policy.__dict__.update(fitted | {"_allowed": allowed})
             policy._infers = policy.handle_unknown == "infer"
+            policy._codebook = Codebook(policy.states_)
             policy.allowed_actions_ = state_masks(
                 policy._allowed, policy.states_, policy.actions_, policy.statistics_
             )
@@ -598,6 +599,7 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
             "_infers": infers,
             "_allowed": allowed,
             "_episodes": episodes,
+            "_codebook": Codebook(states),
         }
         for name in _AGAIN:
             self.__dict__.pop(name, None)

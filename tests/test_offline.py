@@ -1058,7 +1058,7 @@ def described(policy):
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else value
         for name, value in arrays.items()
-        if name != "statistics_"
+        if name not in ("statistics_", "_codebook")  # the book says what states_ says
     }
 
 
