@@ -266,3 +266,24 @@ def _follows(
     before = order[:-1]
     leads = data.next_state[before] == data.state[order[1:]]
     return bool((last[:-1] | (leads & ~data.terminated[before])).all())
+
+
+def shares_of(log_weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights so that they sum to one, or zeros if all are zero."""
+    largest = log_weight.max()
+    if largest == -np.inf:
+        return np.zeros(len(log_weight))
+    weight = np.exp(log_weight - largest)
+    return weight / weight.sum()
+
+
+def effective_size(weight: NDArray[np.float64]) -> float:
+    """Return the effective sample size of weights (Kish 1965), 0 if all are zero.
+
+    Examples
+    --------
+    >>> effective_size(np.array([1.0, 1.0, 0.0]))
+    2.0
+    """
+    squares = float((weight**2).sum())
+    return float(weight.sum()) ** 2 / squares if squares else 0.0

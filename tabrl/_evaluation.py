@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tabrl._batch import behaviour_of, decided_batch
-from tabrl._episodes import order_episodes, steps_of
+from tabrl._episodes import effective_size, order_episodes, shares_of, steps_of
 from tabrl._labels import as_labels
 from tabrl._network import Network
 from tabrl._policy_value import evaluate_mean
@@ -283,13 +283,13 @@ def weighted_doubly_robust(
     length, weight = length[begin], np.log(weight[begin])
     with np.errstate(divide="ignore"):
         log_ratio = np.log(ratio)
-    shares = _shares(weight)
+    shares = shares_of(weight)
     total, n_steps = float(shares @ value[begin]), 0
     for t in range(int(length.max())):
         alive = np.flatnonzero(length > t)
         row = begin[alive] + t
         weight[alive] += log_ratio[row]
-        updated = _shares(weight)
+        updated = shares_of(weight)
         if not updated.any() or effective_size(updated) < few:
             total += gamma**t * float(shares[alive] @ surprise[row])
             break
@@ -299,34 +299,13 @@ def weighted_doubly_robust(
     return Estimate(total, n_steps)
 
 
-def _shares(log_weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weights so that they sum to one, or zeros if all are zero."""
-    largest = log_weight.max()
-    if largest == -np.inf:
-        return np.zeros(len(log_weight))
-    weight = np.exp(log_weight - largest)
-    return weight / weight.sum()
-
-
-def effective_size(weight: NDArray[np.float64]) -> float:
-    """Return the effective sample size of weights (Kish 1965), 0 if all are zero.
-
-    Examples
-    --------
-    >>> effective_size(np.array([1.0, 1.0, 0.0]))
-    2.0
-    """
-    squares = float((weight**2).sum())
-    return float(weight.sum()) ** 2 / squares if squares else 0.0
-
-
 def weights_of_episodes(
     ratio: NDArray[np.float64], first: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the importance weight of each whole episode, the largest being one."""
     with np.errstate(divide="ignore"):
         log_weight = np.add.reduceat(np.log(ratio), first)
-    return _shares(log_weight)
+    return shares_of(log_weight)
 
 
 def returns_to_go(

@@ -131,9 +131,8 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
     the state: repeat the log for each number of steps left, and end it at the last
     step, as in the second example. Every row then tells of every number of steps. The
     repeated rows are not independent, though, and `policy_value` takes them for it:
-    its intervals are far too narrow then (those of 80 % held 6 of 25 exact values of
-    random processes of 8 steps). For the policy alone, a ``gamma`` of 1 - 1 / H is
-    often as good, in tasks of H steps.
+    its intervals are far too narrow then. For the policy alone, a ``gamma`` of
+    1 - 1 / H is often as good, in tasks of H steps.
 
     Examples
     --------

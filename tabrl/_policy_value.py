@@ -12,7 +12,7 @@ from scipy import stats
 
 from tabrl._batch import StatisticsBatch
 from tabrl._draws import draw_processes
-from tabrl._episodes import Episodes
+from tabrl._episodes import Episodes, effective_size, shares_of
 from tabrl._exploration import exploration_features
 from tabrl._inference import computing, infer
 from tabrl._network import Network
@@ -237,13 +237,11 @@ def of_weighted_returns(
         The effective sample size.
     """
     assert episodes.log_weight is not None
-    most = episodes.log_weight.max()
-    if most == -np.inf:  # no episode does what the policy does
+    weight = shares_of(episodes.log_weight)
+    size = effective_size(weight)
+    if size == 0:  # no episode does what the policy does
         return PolicyValue(np.nan, -np.inf, np.inf), 0.0
     returns = episodes.total + _continuation(episodes, drawn.policy_mean)
-    weight = np.exp(episodes.log_weight - most)
-    weight /= weight.sum()
-    size = 1 / float(weight @ weight)
     mean = float(weight @ returns)
     width = np.inf
     if size > 2:

@@ -36,8 +36,8 @@ _MOST_ACTIONS = 15
 _MOST_COVERED = 10
 # With fewer episodes that count their returns are no check of a model, and differences
 # below the second are none to act on. Of 81 logs of the development environments (1,024
-# and 4,096 rows) none is then a false alarm, three are without; both logs of 8,000
-# stays of plot_03_sepsis.py, whose values are far too high, are found.
+# and 4,096 rows) none is then a false alarm, three are without. They were chosen on
+# these logs.
 _FEW_EPISODES, _ALIKE = 5, 0.01
 # How far to trust the intervals: see the notes of `policy_value`.
 _TRUST = (
