@@ -22,8 +22,10 @@ from tabrl._columns import ALIASES, check_complete, choose
 
 # Rows that are in memory at once.
 BATCH_ROWS = 1_000_000
-# Bytes of text that are in memory at once: some 10^6 rows.
-_BLOCK_BYTES = 2**25
+# Bytes of columns that are counted at once: some 600,000 rows.
+_PART_BYTES = 2**24
+# Bytes of text that are parsed at once. pyarrow reads up to 32 such blocks ahead.
+_BLOCK_BYTES = 2**21
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 _ENDINGS = (
@@ -281,8 +283,7 @@ def _csv(source: _Source, encoding: str) -> Iterator[Any]:
                     quoted_strings_can_be_null=False,
                 ),
             )
-            for batch in reader:
-                yield pa.Table.from_batches([batch])
+            yield from _gathered(reader)
 
     # Lists of actions are text until the type of the actions is known.
     seen = {name: _Seen() for name in chosen}
@@ -294,6 +295,20 @@ def _csv(source: _Source, encoding: str) -> Iterator[Any]:
     typed = batches({chosen[name]: kind for name, kind in types.items()})
     for table in _joined(typed, chosen):
         yield _with_lists(table, types["action"]) if ALLOWED in chosen else table
+
+
+def _gathered(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield record batches as few tables, since each is merged into all counts."""
+    import pyarrow as pa
+
+    held: list[Any] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(part.nbytes for part in held) >= _PART_BYTES:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def _with_lists(table: Any, kind: Any) -> Any:

@@ -452,6 +452,7 @@ def test_csv_is_read_in_parts(log, tmp_path, monkeypatch):
     log = log.sort_values("terminated")
     log.to_csv(tmp_path / "log.csv", index=False)
     monkeypatch.setattr(_reading, "_BLOCK_BYTES", 2**13)
+    monkeypatch.setattr(_reading, "_PART_BYTES", 2**13)
     sizes = []
     real = __main__._batches
 

@@ -1,8 +1,8 @@
 """Time and memory of fit, and of an agent, each measured in a process of its own.
 
-`python tests/test_speed.py table` prints the figures of the large table, `python
-tests/test_speed.py log` those of the bundled log, `python tests/test_speed.py agent`
-those of an agent that explores.
+`python tests/test_speed.py table` prints the figures of the large table, `text` in its
+place those of a large text file, `log` those of the bundled log, `agent` those of an
+agent that explores.
 """
 
 from __future__ import annotations
@@ -86,6 +86,28 @@ def measure_table() -> dict[str, float]:
     }
 
 
+def measure_text() -> dict[str, float]:
+    """Measure how far `tabrl fit` of a file of 36 MB lifts the peak of memory."""
+    import tempfile
+
+    from tabrl import __main__, _reading
+
+    # Small, so that a file of two seconds is as one larger than memory.
+    _reading._BLOCK_BYTES, _reading._PART_BYTES = 2**16, 2**20
+    rows = [f"{i % 97},{i % 7},0.5,{i * i % 97},False\n" for i in range(20_000)]
+    header = "state,action,reward,next_state,terminated\n"
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        log, policy = Path(folder) / "log.csv", Path(folder) / "policy.csv"
+        for times in (10, 100):
+            log.write_text(header + "".join(rows) * times)
+            Path("/proc/self/clear_refs").write_text("5")
+            assert __main__.main(["fit", str(log), "-o", str(policy)]) == 0
+            peaks.append(resident_bytes("VmHWM"))
+        size = log.stat().st_size
+    return {"extra_per_file": (peaks[1] - peaks[0]) / size}
+
+
 def measure_log() -> dict[str, float]:
     """Measure the first fit and predict in a process, with loading the checkpoint."""
     from tabrl import OfflinePolicyEstimator
@@ -158,6 +180,11 @@ def test_million_rows_take_three_group_bys_of_time_and_three_tables_of_memory():
     assert figures["ratio"] <= 3, figures
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_text_file_of_any_size_takes_the_memory_of_a_part():
+    assert measured("text")["extra_per_file"] < 0.5
+
+
 def test_fit_takes_a_second_and_predict_of_a_state_40_microseconds():
     figures = [measured("log") for _ in range(2)]
     assert min(run["fit_predict_seconds"] for run in figures) < 1
@@ -182,5 +209,10 @@ def test_an_agent_plans_in_20_milliseconds_and_steps_in_40_microseconds():
 
 
 if __name__ == "__main__":
-    measures = {"table": measure_table, "log": measure_log, "agent": measure_agent}
+    measures = {
+        "table": measure_table,
+        "text": measure_text,
+        "log": measure_log,
+        "agent": measure_agent,
+    }
     print(json.dumps(measures[sys.argv[1]]()))
