@@ -264,13 +264,18 @@ def _checked(ours: Any, episodes: Any, size: float, n: int) -> tuple[str, str]:
     ours, episodes : PolicyValue
         What the policy is worth by the model, and by weighted returns.
     size : float
-        How many episodes count.
+        How many episodes count, NaN if that is not known.
     n : int
         How many there are.
     """
     model = "The policy's value comes from a model of the process"
-    if size == 0:
+    if math.isnan(size):
         return "", f"{model}. The log does not tell its episodes: nothing checks it."
+    if size == 0:
+        return "", (
+            f"{model}. None of the log's {n:,} episodes did what the policy does: "
+            "nothing checks it."
+        )
     weighted = "weighted by how far they did what the policy does"
     if size < _FEW_EPISODES:
         return "", (

@@ -401,13 +401,13 @@ class PolicyValuation:
     def _weighted_returns(self, interval: float = 0.8) -> tuple[PolicyValue, float]:
         """Return what the log's episodes say of the policy, and how many count for it.
 
-        The number is 0 where it is not known which episodes there are, or what they
+        The number is NaN where it is not known which episodes there are, or what they
         weigh: after `partial_fit`, say.
         """
         drawn, episodes = self._draw(), self._episodes
         known = episodes is not None and episodes.log_weight is not None
         if episodes is None or not known or episodes.gamma != self.gamma:
-            return PolicyValue(math.nan, -math.inf, math.inf), 0.0
+            return PolicyValue(math.nan, -math.inf, math.inf), math.nan
         found, size = of_weighted_returns(
             episodes.relabel(self._rows()), drawn, interval
         )

@@ -447,14 +447,24 @@ def _with_gaps(states: NDArray, missing: NDArray[np.bool_]) -> NDArray:
 
 
 def _array(name: str, values: Any) -> NDArray:
-    """Return a column as an array; one of a dict would be guesswork."""
-    if isinstance(values, Mapping | tuple):
-        parts = f" of {list(values)[:5]}" if isinstance(values, Mapping) else ""
-        raise TypeError(
-            f"{name} must be an array. Got a {type(values).__name__}{parts}. Put its "
-            "parts into one array, one row per step, before."
-        )
-    return np.asarray(values)
+    """Return a column as an array, the parts of a tuple side by side.
+
+    A tuple space has its parts in order; the order of a dict would be guesswork.
+    """
+    if isinstance(values, tuple):
+        parts = [np.asarray(part) for part in values]
+        shapes = {part.shape for part in parts}
+        if len(shapes) == 1 and parts[0].ndim == 1:  # one number a step each
+            return np.stack(parts, axis=1)
+        found = f"a tuple of shapes {', '.join(str(part.shape) for part in parts)}"
+    elif isinstance(values, Mapping):
+        found = f"a {type(values).__name__} of {list(values)[:5]}"
+    else:
+        return np.asarray(values)
+    raise TypeError(
+        f"{name} must be an array. Got {found}. Put its parts into one array, one row "
+        "per step, before."
+    )
 
 
 def _needs(value: Any, attribute: str, what: str) -> None:

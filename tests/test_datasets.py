@@ -120,6 +120,32 @@ def test_a_dict_of_observations_is_refused_by_name():
         datasets.from_minari(dataset)
 
 
+def test_observations_of_a_tuple_space_are_columns():
+    """As those of Blackjack, which Minari keeps as one array for each part."""
+    dataset = minari_dataset()
+    for episode in dataset.iterate_episodes():
+        states = episode.observations
+        episode.observations = (states, states % 2)
+    log, expected = (
+        datasets.from_minari(dataset),
+        datasets.from_minari(minari_dataset()),
+    )
+    for name in ("state", "next_state"):
+        columns = np.stack([expected[name], expected[name] % 2], 1)
+        np.testing.assert_array_equal(log[name], columns)
+    policy = OfflinePolicyEstimator(gamma=0.9).fit(log)
+    assert policy.states_[0] == (0, 0)
+
+
+def test_a_tuple_of_what_is_not_one_number_a_step_is_refused_by_its_shapes():
+    dataset = minari_dataset()
+    for episode in dataset.iterate_episodes():
+        states = episode.observations
+        episode.observations = (states, np.stack([states, states], 1))
+    with pytest.raises(TypeError, match=r"Got a tuple of shapes \(\d+,\), \(\d+, 2\)"):
+        datasets.from_minari(dataset)
+
+
 def test_d3rlpy_leaves_out_where_an_episode_was_cut():
     log = datasets.from_d3rlpy(d3rlpy_dataset())
     assert read(log) == rows(drop_truncated=True)
