@@ -17,6 +17,12 @@ from pretraining.benchmark.parts import scale, speed
 from pretraining.benchmark.report.speed import speed_tables
 from tabrl import SufficientStatistics
 
+# narwhals announces a package of its own for Dask; Dask uses old names.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Dask support is moving:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.reset_index"),
+]
+
 PROTOCOL = speed.Protocol(
     n_states=(10, 30), n_repeats=2, cql_steps=1, large=((20, 6, 3),), engine_rows=100
 )
