@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
+import sys
 from functools import cache
 
 import numpy as np
@@ -92,6 +94,8 @@ def as_engine(engine: str, log, folder, split: int = 100):
 def spark_session():
     """Return Spark on two cores of this machine."""
     sql = pytest.importorskip("pyspark.sql")
+    # Else the first python3 of the path runs the tasks, which may lack packages.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = sql.SparkSession.builder.master("local[2]")
     builder = builder.config("spark.ui.enabled", "false")
     # By default it would make 200 parts of each group-by.
