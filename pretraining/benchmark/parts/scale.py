@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 from pretraining.benchmark.baselines.packages import missing
 from pretraining.benchmark.cells import Cell, Row
+from pretraining.benchmark.parts.measure import measure
+from pretraining.benchmark.parts.online import TABRL
 
 GAMMA, N_SUCCESSORS = 0.99, 5
 # States, actions, and how many of these each state has tried.
@@ -59,7 +61,6 @@ def pairs_table(n_states: int, n_actions: int, n_tried: int) -> dict[str, NDArra
 
 def score_size(cell: Cell, checkpoint: str, n_repeats: int) -> list[Row]:
     """Measure a fit on statistics: network and planning alone."""
-    from pretraining.benchmark.parts.speed import TABRL, measure
     from tabrl import OfflinePolicyEstimator, SufficientStatistics
 
     size = cell["n_states"], cell["n_actions"], cell["n_tried"]
@@ -154,7 +155,6 @@ def score_engine(cell: Cell, n_repeats: int) -> list[Row]:
     AssertionError
         If an engine counts otherwise than pyarrow does in memory.
     """
-    from pretraining.benchmark.parts.speed import TABRL, measure
     from tabrl import SufficientStatistics
 
     count = SufficientStatistics.from_transitions

@@ -18,9 +18,6 @@ as `tracemalloc` does not see what torch takes.
 
 from __future__ import annotations
 
-import ctypes
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +37,7 @@ from pretraining.benchmark.baselines.quantecon_planner import quantecon_values
 from pretraining.benchmark.cells import Cell, Row, run_part
 from pretraining.benchmark.exact import action_values
 from pretraining.benchmark.parts import scale
+from pretraining.benchmark.parts.measure import measure
 from pretraining.benchmark.process import Environment
 
 N_ACTIONS, N_SUCCESSORS, GAMMA = 4, 5, 0.99
@@ -200,32 +198,6 @@ def methods(cql_steps: int, checkpoint: str) -> dict[str, Callable[..., NDArray]
     if not missing("d3rlpy", CQL):
         found[CQL] = partial(cql_actions, n_steps=cql_steps)
     return found
-
-
-def measure(
-    call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, int | None]:
-    """Seconds that a call takes, and the bytes that the process grows by meanwhile.
-
-    The bytes are None where there is no counter of them.
-    """
-    counts_memory = sys.platform == "linux"
-    if counts_memory:
-        # Else memory that an earlier call gave back would be free for this one.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _resident_bytes("VmRSS")
-    began = clock()
-    call()
-    seconds = clock() - began
-    return seconds, _resident_bytes("VmHWM") - before if counts_memory else None
-
-
-def _resident_bytes(name: str) -> int:
-    """Return a line of Linux's status: VmRSS is the memory now, VmHWM its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(name)]
-    return 1024 * int(line.split()[1])
 
 
 def score_cell(cell: Cell, protocol: Protocol) -> list[Row]:
