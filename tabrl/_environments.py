@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tabrl._progress import bar
 from tabrl._states import as_label
 
 
@@ -93,14 +94,8 @@ def progress(total: Any, unit: str, show: bool) -> Iterator[Callable[[int], None
     if not show:
         yield lambda done: None
         return
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            f"progress_bar=True needs tqdm ({error}). Install it: pip install tqdm."
-        ) from None
-    with tqdm(total=total, unit=unit) as bar:
-        yield lambda done: bar.update(done - bar.n)
+    with bar(total=total, unit=unit) as shown:
+        yield lambda done: shown.update(done - shown.n)
 
 
 def interact(agent: Any, env: Any, seed: int | None) -> Iterator[dict[str, Any] | None]:

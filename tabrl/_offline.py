@@ -174,6 +174,8 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
     _codebook: Codebook | None = None
 
     # For metadata routing the states are the X of predict, not something beside it.
+    __metadata_request__fit: ClassVar = {"progress_bar": UNUSED}
+    __metadata_request__partial_fit: ClassVar = {"progress_bar": UNUSED}
     __metadata_request__predict: ClassVar = {"states": UNUSED}
     __metadata_request__predict_proba: ClassVar = {"states": UNUSED}
 
@@ -206,6 +208,7 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
         next_state: Any = None,
         terminated: Any = None,
         allowed_actions: Any = None,
+        progress_bar: bool = False,
     ) -> OfflinePolicyEstimator:
         """Read a log and plan.
 
@@ -238,6 +241,10 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
               then allow all actions.
 
             Actions that are not in the log do not count.
+        progress_bar : bool, default=False
+            Whether to show how much of a lazy frame has been read; needs tqdm. polars
+            and pyarrow show rows, Dask its tasks; DuckDB, PySpark and Ibis do not tell
+            how far they are, and a warning says so. Other tables are read at once.
 
         Returns
         -------
@@ -250,7 +257,8 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
             If a parameter or the log is not as described; the estimator is then
             not changed.
         """
-        data = self._read(X, y, reward, next_state, terminated)
+        columns = (y, reward, next_state, terminated)
+        data = self._read(X, *columns, progress_bar=progress_bar)
         return self._plan_first(X if y is None else None, data, allowed_actions)
 
     def partial_fit(
@@ -262,6 +270,7 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
         next_state: Any = None,
         terminated: Any = None,
         allowed_actions: Any = None,
+        progress_bar: bool = False,
     ) -> OfflinePolicyEstimator:
         """Add transitions to those seen so far and plan again.
 
@@ -276,6 +285,8 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
         allowed_actions : mapping, callable, data frame or array, optional
             As in `fit`. States that were named before and are not named now keep what
             they allowed.
+        progress_bar : bool, default=False
+            As in `fit`.
 
         Returns
         -------
@@ -283,10 +294,11 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
             The estimator itself.
         """
         table = X if y is None else None
+        names = getattr(self, "state_names_", None)
+        columns = (y, reward, next_state, terminated)
+        data = self._read(X, *columns, names, progress_bar)
         if not hasattr(self, "statistics_"):
-            data = self._read(X, y, reward, next_state, terminated)
             return self._plan_first(table, data, allowed_actions)
-        data = self._read(X, y, reward, next_state, terminated, self.state_names_)
         allowed = read_allowed(allowed_actions, table, data)
         if allowed is None or self._allowed is None:
             allowed = self._allowed if allowed is None else allowed
@@ -494,6 +506,7 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
         next_state: Any = None,
         terminated: Any = None,
         state_names: list[str] | None = None,
+        progress_bar: bool = False,
     ) -> Transitions | SufficientStatistics:
         """Check the parameters that the data must agree with, then the data."""
         check_gamma(self.gamma)
@@ -502,7 +515,7 @@ class OfflinePolicyEstimator(PolicyValuation, BaseEstimator):
         table = all(column is None for column in columns)
         if table and (isinstance(X, SufficientStatistics) or is_lazy(X)):
             if not isinstance(X, SufficientStatistics):
-                X = SufficientStatistics.from_transitions(X, state_names)
+                X = SufficientStatistics.from_transitions(X, state_names, progress_bar)
             X.check_state_names(state_names)
             if reward_range is not None:
                 X.check_reward_range(*reward_range)

@@ -6,7 +6,7 @@ A worker that holds a part of a log sends these, and not its rows.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,10 @@ class SufficientStatistics:
 
     @classmethod
     def from_transitions(
-        cls, transitions: Any, state_names: list[str] | None = None
+        cls,
+        transitions: Any,
+        state_names: list[str] | None = None,
+        progress_bar: bool = False,
     ) -> SufficientStatistics:
         """Count the transitions of a log.
 
@@ -98,6 +101,10 @@ class SufficientStatistics:
             by their engine, and never in memory as a whole.
         state_names : list of str, optional
             Names that a state's columns must have where they have any.
+        progress_bar : bool, default=False
+            Whether to show how much of a lazy frame has been read; needs tqdm. polars
+            and pyarrow show rows, Dask its tasks; DuckDB, PySpark and Ibis do not tell
+            how far they are, and a warning says so. Other tables are read at once.
 
         Returns
         -------
@@ -116,7 +123,8 @@ class SufficientStatistics:
         ``union_by_name=True`` it takes a type that holds all.
         """
         if is_lazy(transitions):
-            return cls._of_counts(*count_lazily(transitions, state_names))
+            counted = count_lazily(transitions, state_names, progress_bar)
+            return cls._of_counts(*counted)
         data = read_transitions(transitions, state_names=state_names)
         return cls(
             data.states,
@@ -196,6 +204,7 @@ class SufficientStatistics:
         columns: dict[str, Any],
         sources: dict[str, Any],
         state_names: list[str] | None = None,
+        first: Callable[[str, str], str] = lambda kind, name: "",
     ) -> SufficientStatistics:
         """Return the statistics of columns by canonical name, checked."""
         sums = {name: columns[name] for name in (*_COUNTS, *_RANGE) if name in columns}
@@ -205,7 +214,7 @@ class SufficientStatistics:
             if name not in (*sums, "episode", "step", "dropped")
         }
         n, total, squares, low, high = _read_sums(sums)
-        _refuse_wrong(labels, n)
+        _refuse_wrong(labels, n, first)
         labels["reward"] = np.zeros(len(n))  # checked above; of means too much is asked
         kept = slice(None)
         if "dropped" in columns:
@@ -443,7 +452,11 @@ def _number(name: str, value: Any) -> float:
     return np.nan if value is None else float(value)
 
 
-def _refuse_wrong(columns: dict[str, Any], n: NDArray[np.float64]) -> None:
+def _refuse_wrong(
+    columns: dict[str, Any],
+    n: NDArray[np.float64],
+    where_first: Callable[[str, str], str],
+) -> None:
     """Refuse flags that are none and labels that are missing: count transitions."""
     flags = {}
     for name in ("terminated", "done", "truncated"):
@@ -455,8 +468,8 @@ def _refuse_wrong(columns: dict[str, Any], n: NDArray[np.float64]) -> None:
             first = flags[name][wrong].tolist()[0]
             raise ValueError(
                 f"Column '{name}' must be boolean (or 0 and 1). Found "
-                f"{int(n[wrong].sum())} other values ({first!r} for one). Convert it "
-                "before fit."
+                f"{int(n[wrong].sum())} other values ({first!r} for one)"
+                f"{where_first('no flag', name)}. Convert it before fit."
             )
     ended = flags.get("terminated", flags.get("done"))
     if "terminated" not in flags and "truncated" in flags and ended is not None:
@@ -471,7 +484,8 @@ def _refuse_wrong(columns: dict[str, Any], n: NDArray[np.float64]) -> None:
         if gap.any():
             raise ValueError(
                 f"Column '{name}' must not be missing{where}. Found "
-                f"{int(n[gap].sum())} missing labels. Drop these rows before fit."
+                f"{int(n[gap].sum())} missing labels"
+                f"{where_first('missing', name)}. Drop these rows before fit."
             )
 
 

@@ -10,6 +10,7 @@ and ends with an action for each state:
 - d3rlpy's DiscreteCQL, on one-hot states.
 
 All run on one thread, as what two give depends on what else the machine does.
+`scale` adds larger processes, and logs that engines count.
 Libraries and the checkpoint are loaded, and code compiled, before the clock starts.
 Memory is what the process needs at most, beyond what it had before: Linux's counter,
 as `tracemalloc` does not see what torch takes.
@@ -17,9 +18,6 @@ as `tracemalloc` does not see what torch takes.
 
 from __future__ import annotations
 
-import ctypes
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +36,8 @@ from pretraining.benchmark.baselines.packages import missing
 from pretraining.benchmark.baselines.quantecon_planner import quantecon_values
 from pretraining.benchmark.cells import Cell, Row, run_part
 from pretraining.benchmark.exact import action_values
+from pretraining.benchmark.parts import scale
+from pretraining.benchmark.parts.measure import measure
 from pretraining.benchmark.process import Environment
 
 N_ACTIONS, N_SUCCESSORS, GAMMA = 4, 5, 0.99
@@ -71,15 +71,27 @@ class Protocol:
         Gradient steps of DiscreteCQL; those of the offline benchmark by default.
     checkpoint : str
         What `OfflinePolicyEstimator` takes.
+    large : sequence of (int, int, int)
+        States, actions and tried actions of `scale.score_size`; twice each.
+    engine_rows : int
+        Rows of `scale.score_engine`; twice each.
     """
 
     n_states: Sequence[int] = (10, 100, 1000, 10_000)
     n_repeats: int = 5
     cql_steps: int = 1000
     checkpoint: str = "auto"
+    large: Sequence[tuple[int, int, int]] = scale.SIZES
+    engine_rows: int = 10_000_000
 
 
-QUICK = Protocol(n_states=(10, 100), n_repeats=2, cql_steps=50)
+QUICK = Protocol(
+    n_states=(10, 100),
+    n_repeats=2,
+    cql_steps=50,
+    large=((100, 10, 10), (1000, 10, 10), (100, 100, 3)),
+    engine_rows=10_000,
+)
 
 
 def random_process(n_states: int) -> Environment:
@@ -188,37 +200,13 @@ def methods(cql_steps: int, checkpoint: str) -> dict[str, Callable[..., NDArray]
     return found
 
 
-def measure(call: Callable[[], Any]) -> tuple[float, int | None]:
-    """Seconds that a call takes, and the bytes that the process grows by meanwhile.
-
-    The bytes are None where there is no counter of them.
-    """
-    counts_memory = sys.platform == "linux"
-    if counts_memory:
-        # Else memory that an earlier call gave back would be free for this one.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _resident_bytes("VmRSS")
-    began = time.perf_counter()
-    call()
-    seconds = time.perf_counter() - began
-    return seconds, _resident_bytes("VmHWM") - before if counts_memory else None
-
-
-def _resident_bytes(name: str) -> int:
-    """Return a line of Linux's status: VmRSS is the memory now, VmHWM its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(name)]
-    return 1024 * int(line.split()[1])
-
-
 def score_cell(cell: Cell, protocol: Protocol) -> list[Row]:
     """Measure each method on one size; one row a method and repeat.
 
     Parameters
     ----------
     cell : mapping
-        `n_states`.
+        `n_states`; or what a function of `scale` takes, with its name as `kind`.
     protocol : Protocol
         The rest.
 
@@ -231,13 +219,19 @@ def score_cell(cell: Cell, protocol: Protocol) -> list[Row]:
     """
     found = methods(protocol.cql_steps, protocol.checkpoint)
     small = random_process(10)
-    for call in found.values():  # loads and compiles
-        call(random_log(small), small)
+    kind = cell.get("kind")
+    for method, call in found.items():  # loads and compiles
+        if kind is None or method == TABRL:
+            call(random_log(small), small)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         # Only of libraries that are loaded by now.
         with threadpool_limits(1):
+            if kind == "sizes":
+                return scale.score_size(cell, protocol.checkpoint, 2)
+            if kind == "engines":
+                return scale.score_engine(cell, 2)
             rows = _measure_all(cell["n_states"], found, protocol.n_repeats)
     finally:
         torch.set_num_threads(n_threads)
@@ -271,6 +265,13 @@ def run(protocol: Protocol, output: Path | None = None, **options: Any) -> list[
 
     One process alone, for the sake of the times.
     """
-    cells = [{"part": "speed", "n_states": n} for n in protocol.n_states]
+    cells: list[dict[str, Any]] = [{"n_states": n} for n in protocol.n_states]
+    for n_states, n_actions, n_tried in protocol.large:
+        size = {"n_states": n_states, "n_actions": n_actions, "n_tried": n_tried}
+        cells.append({"kind": "sizes", **size})
+    for labels in scale.LABELS:
+        rows = {"n_rows": protocol.engine_rows, "labels": labels}
+        cells.append({"kind": "engines", **rows})
+    cells = [{"part": "speed", **cell} for cell in cells]
     score = partial(score_cell, protocol=protocol)
     return run_part("speed", protocol, cells, score, output, **options)
