@@ -187,12 +187,13 @@ class PolicyValuation:
         """Estimate what the policy is worth from a log that it was not fitted to.
 
         For model selection, `sklearn.model_selection.GridSearchCV` for example, over
-        how states are binned and over ``gamma``. The policy is solved in the posterior
-        mean process of the log given here, whose states are those of the log with up
-        to three steps of their history, where ten rows share it: bins that are too
-        coarse show in it. In place of an action that was tried there less than three
-        times it takes what the behaviour took. In states that the fit did not see the
-        policy is that of `handle_unknown` "infer", or uniform.
+        how states are binned and over ``gamma``; of a pipeline, this needs scikit-learn
+        1.8, which brings the columns to its ``score``. The policy is solved in the
+        posterior mean process of the log given here, whose states are those of the log
+        with up to three steps of their history, where ten rows share it: bins that are
+        too coarse show in it. In place of an action that was tried there less than
+        three times it takes what the behaviour took. In states that the fit did not see
+        the policy is that of `handle_unknown` "infer", or uniform.
 
         With ``propensity`` this is the model of a weighted doubly robust estimate.
         Whatever passes a state in which episodes start counts as an episode, and

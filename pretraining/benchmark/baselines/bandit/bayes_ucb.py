@@ -24,9 +24,7 @@ class BayesUCB(IndexPolicy):
     ) -> NDArray[np.float64]:
         """Return the quantiles 1 - 1 / t of the posteriors (Kaufmann et al. 2012)."""
         # The same few counts occur in many runs, and the quantile is slow.
-        pairs, inverse = np.unique(
-            n * (horizon + 1) + successes, return_inverse=True, sorted=False
-        )
+        pairs, inverse = np.unique(n * (horizon + 1) + successes, return_inverse=True)
         tried, won = np.divmod(pairs, horizon + 1)
         quantile = betaincinv(1.0 + won, 1.0 + tried - won, 1 - 1 / pull)
         return quantile[inverse].reshape(n.shape)
