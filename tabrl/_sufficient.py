@@ -120,7 +120,8 @@ class SufficientStatistics:
         polars and DuckDB look for the files of a pattern when they count: one that
         is gone by then is not missed. Give them a list of files. DuckDB converts each
         column to its type in the first file, and so rounds 0.5 among integers; with
-        ``union_by_name=True`` it takes a type that holds all.
+        ``union_by_name=True`` it takes a type that holds all. Of labels that are
+        numbers in one file and text in another it makes text without a word.
         """
         if is_lazy(transitions):
             counted = count_lazily(transitions, state_names, progress_bar)
