@@ -162,7 +162,9 @@ def _graph(process: sparse.csr_array, n_actions: int) -> sparse.csr_array:
     """Whether some action may lead from one state to another."""
     n_states = process.shape[1]
     state = np.repeat(np.arange(n_states), np.diff(process.indptr[::n_actions]))
-    edges = (np.ones(process.nnz), (state, process.indices))
+    # The shortest paths of SciPy 1.13 take no other integers.
+    index = (state.astype(np.int32), process.indices.astype(np.int32))
+    edges = (np.ones(process.nnz), index)
     return sparse.csr_array(sparse.coo_array(edges, shape=(n_states, n_states)))
 
 
