@@ -454,8 +454,10 @@ def _array(name: str, values: Any) -> NDArray:
     if isinstance(values, tuple):
         parts = [np.asarray(part) for part in values]
         shapes = {part.shape for part in parts}
-        if len(shapes) == 1 and parts[0].ndim == 1:  # one number a step each
-            return np.stack(parts, axis=1)
+        if len(shapes) == 1 and parts[0].ndim == 1:  # one label a step each
+            # A type that holds all would make text or floats of integers.
+            one_type = len({part.dtype for part in parts}) == 1
+            return np.stack(parts if one_type else [p.astype(object) for p in parts], 1)
         found = f"a tuple of shapes {', '.join(str(part.shape) for part in parts)}"
     elif isinstance(values, Mapping):
         found = f"a {type(values).__name__} of {list(values)[:5]}"

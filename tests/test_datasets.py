@@ -137,6 +137,34 @@ def test_observations_of_a_tuple_space_are_columns():
     assert policy.states_[0] == (0, 0)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda states: states * 0.5,
+        lambda states: states.astype(str),
+        lambda states: states.astype(np.uint64),
+    ],
+    ids=["float", "text", "unsigned"],
+)
+def test_parts_of_a_tuple_keep_their_types(other):
+    """Two identities that a float cannot tell apart stay two, beside any other part."""
+    dataset = minari_dataset()
+    expected = set()
+    for episode in dataset.iterate_episodes():
+        states = np.asarray(episode.observations).astype(np.int64)
+        parts = (2**53 + states, other(states))
+        expected |= set(zip(*(part.tolist() for part in parts), strict=True))
+        episode.observations = parts
+    log = datasets.from_minari(dataset)
+    found = {
+        *map(tuple, log["state"].tolist()),
+        *map(tuple, log["next_state"].tolist()),
+    }
+    assert found == expected
+    policy = OfflinePolicyEstimator(gamma=0.9, handle_unknown="infer").fit(log)
+    assert set(policy.states_) <= expected
+
+
 def test_a_tuple_of_what_is_not_one_number_a_step_is_refused_by_its_shapes():
     dataset = minari_dataset()
     for episode in dataset.iterate_episodes():
