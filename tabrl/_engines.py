@@ -63,17 +63,23 @@ class Frame:
                 stacklevel=6,  # whoever called fit
             )
             return nullcontext()
-        # How many rows there are is not known before they are read.
-        shown = bar(unit="row", unit_scale=True)
+        opened = []
+
+        @contextmanager
+        def show() -> Iterator[None]:
+            # How many rows there are is not known before they are read.
+            with bar(unit="row", unit_scale=True) as shown:
+                opened.append(shown)
+                yield
 
         def count(part: Any) -> Any:
-            shown.update(part.height)
+            opened[-1].update(part.height)
             return part
 
         # Else all columns of the log would be read.
         used = self.frame.select(*self.sources.values()).to_native()
         self.frame = nw.from_native(used.map_batches(count, streamable=True))
-        return shown
+        return show()
 
     def add_next_states(self) -> list[str]:
         """Look at the next rows of the episodes; return the names of the marks."""

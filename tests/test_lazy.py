@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from functools import cache
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -208,6 +209,13 @@ WHERE = {
 }
 
 
+def where(engine):
+    """Return the place of row 150 as the engine tells it."""
+    if engine == "duckdb" and version("duckdb").startswith("1."):
+        return ""  # the rows of a file have no numbers there
+    return WHERE[engine]
+
+
 @pytest.mark.parametrize("engine", [name for name in LAZY if name != "ibis"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_first_fault_is_found_where_the_engine_can(engine, fault, tmp_path):
@@ -219,7 +227,7 @@ def test_the_first_fault_is_found_where_the_engine_can(engine, fault, tmp_path):
     log["next_state"][150:] = ["s0"] * 150
     for row in (150, 151):
         log[column][row] = value
-    with pytest.raises(ValueError, match=f"{message}.*{WHERE[engine]}"):
+    with pytest.raises(ValueError, match=f"{message}.*{where(engine)}"):
         count(as_engine(engine, log, tmp_path))
 
 
@@ -227,7 +235,7 @@ def test_the_first_fault_is_found_where_the_engine_can(engine, fault, tmp_path):
 def test_a_gap_in_a_part_of_a_state_is_found(engine, tmp_path):
     log = log_of("structs")
     log["state"][150] = {"y": "p0", "x": None}
-    with pytest.raises(ValueError, match=f"'state' must not.*{WHERE[engine]}"):
+    with pytest.raises(ValueError, match=f"'state' must not.*{where(engine)}"):
         count(as_engine(engine, log, tmp_path))
 
 
@@ -266,6 +274,15 @@ def test_progress_shows_all_that_is_read(engine, tmp_path, capsys):
     policy.partial_fit(lazy, progress_bar=True)
     assert policy.n_transitions_ == 2 * N_ROWS
     assert "row" in (err := capsys.readouterr().err) or "task" in err
+
+
+def test_no_bar_is_opened_for_a_log_that_is_refused(capsys):
+    log = pl.DataFrame(log_of("structs")).with_columns(
+        next_state=pl.struct(x=0, z=pl.lit("p"))
+    )
+    with pytest.raises(ValueError, match="names should match"):
+        SufficientStatistics.from_transitions(log.lazy(), progress_bar=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_progress_reads_no_column_more(monkeypatch):
