@@ -186,10 +186,11 @@ def _solve(
     columns = np.arange(n_states * n_actions)
     starts = np.arange(0, n_states * n_actions + 1, n_actions)
     mix = sparse.csr_array((pi.ravel(), columns, starts))  # (S, S * A)
-    system = sparse.eye_array(n_states) - gamma * (mix @ transition)
+    mixed = gamma * (mix @ transition)
     right = np.stack([mix @ reward.ravel(), gamma * (mix @ prior.ravel())], axis=1)
     if n_states <= _DENSE_STATES:
-        v, spread = np.linalg.solve(system.toarray(), right).T
+        v, spread = np.linalg.solve(np.eye(n_states) - mixed.toarray(), right).T
     else:
+        system = sparse.eye_array(n_states) - mixed
         v, spread = splu(sparse.csc_array(system)).solve(right).T
     return v + spread * v.sum() / (1 - spread.sum())
