@@ -227,16 +227,18 @@ def test_the_first_fault_is_found_where_the_engine_can(engine, fault, tmp_path):
     log["next_state"][150:] = ["s0"] * 150
     for row in (150, 151):
         log[column][row] = value
+    lazy = as_engine(engine, log, tmp_path)
     with pytest.raises(ValueError, match=f"{message}.*{where(engine)}"):
-        count(as_engine(engine, log, tmp_path))
+        count(lazy)
 
 
 @pytest.mark.parametrize("engine", ["polars lazy", "pyarrow dataset", "duckdb"])
 def test_a_gap_in_a_part_of_a_state_is_found(engine, tmp_path):
     log = log_of("structs")
     log["state"][150] = {"y": "p0", "x": None}
+    lazy = as_engine(engine, log, tmp_path)
     with pytest.raises(ValueError, match=f"'state' must not.*{where(engine)}"):
-        count(as_engine(engine, log, tmp_path))
+        count(lazy)
 
 
 def test_faults_of_datasets_in_memory_are_numbered_throughout():
