@@ -45,6 +45,7 @@ class Frame:
     """
 
     def __init__(self, table: Any) -> None:
+        self.shown: Any = None
         self.log: nw.LazyFrame = nw.from_native(table)
         self.frame = self.log  # with columns that are added
         self.schema = dict(self.frame.collect_schema())
@@ -63,23 +64,21 @@ class Frame:
                 stacklevel=6,  # whoever called fit
             )
             return nullcontext()
-        opened = []
-
-        @contextmanager
-        def show() -> Iterator[None]:
-            # How many rows there are is not known before they are read.
-            with bar(unit="row", unit_scale=True) as shown:
-                opened.append(shown)
-                yield
 
         def count(part: Any) -> Any:
-            opened[-1].update(part.height)
+            self.shown.update(part.height)
             return part
 
         # Else all columns of the log would be read.
         used = self.frame.select(*self.sources.values()).to_native()
         self.frame = nw.from_native(used.map_batches(count, streamable=True))
-        return show()
+        return self._row_bar()
+
+    @contextmanager
+    def _row_bar(self) -> Iterator[None]:
+        # How many rows there are is not known before they are read.
+        with bar(unit="row", unit_scale=True) as self.shown:
+            yield
 
     def add_next_states(self) -> list[str]:
         """Look at the next rows of the episodes; return the names of the marks."""
@@ -224,14 +223,15 @@ class Dataset:
         self.sources = choose(empty.column_names)
         self.schema = dict(nw.from_native(empty).schema)
 
-    def watch(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def watch(self) -> Iterator[None]:
         """Return a context in which `group` shows how much has been read."""
         # Of other formats it would have to read all rows to count them.
         parquet = getattr(self.dataset, "format", None)
         known = getattr(parquet, "default_extname", None) == "parquet"
         total = self.dataset.count_rows() if known else None
-        self.shown = bar(total=total, unit="row", unit_scale=True)
-        return self.shown
+        with bar(total=total, unit="row", unit_scale=True) as self.shown:
+            yield
 
     def add_next_states(self) -> NoReturn:
         """Refuse: there are no window functions."""

@@ -278,12 +278,17 @@ def test_progress_shows_all_that_is_read(engine, tmp_path, capsys):
     assert "row" in (err := capsys.readouterr().err) or "task" in err
 
 
-def test_no_bar_is_opened_for_a_log_that_is_refused(capsys):
+@pytest.mark.parametrize(
+    "lazily",
+    [lambda log: log.lazy(), lambda log: ds.dataset(log.to_arrow())],
+    ids=["polars", "pyarrow"],
+)
+def test_no_bar_is_opened_for_a_log_that_is_refused(lazily, capsys):
     log = pl.DataFrame(log_of("structs")).with_columns(
         next_state=pl.struct(x=0, z=pl.lit("p"))
     )
     with pytest.raises(ValueError, match="names should match"):
-        SufficientStatistics.from_transitions(log.lazy(), progress_bar=True)
+        SufficientStatistics.from_transitions(lazily(log), progress_bar=True)
     assert capsys.readouterr().err == ""
 
 

@@ -100,12 +100,12 @@ def improve_within_budget(
             left = np.minimum(left, budget / (2 * error[s, low]))
         gain = (q - q[s, low][:, None]) / error
         for high in np.argsort(-gain, axis=1, kind="stable").T:
-            gains = gain[s, high] > 0
-            if not gains.any():  # nor do any of the actions after it
+            better = gain[s, high] > 0
+            if not better.any():  # nor do any of the actions after it
                 break
             mass = np.minimum(left, budget / (share * error[s, high]))
-            mass = np.where(gains, mass, 0.0)
-            if not mass.any():
+            mass = np.where(better, mass, 0.0)
+            if not mass.any():  # all budgets are spent here
                 continue
             if advantage is not None:
                 change = advantage[s, high] - advantage[s, low]
