@@ -114,8 +114,8 @@ def as_python(time: np.datetime64 | np.timedelta64) -> Any:
     --------
     >>> as_python(np.datetime64("2026-01-02T03", "ns"))
     datetime.datetime(2026, 1, 2, 3, 0)
-    >>> as_python(np.datetime64("2026-01-02T03:04:05.000000001"))
-    np.datetime64('2026-01-02T03:04:05.000000001')
+    >>> str(as_python(np.datetime64("2026-01-02T03:04:05.000000001")))
+    '2026-01-02T03:04:05.000000001'
     """
     if np.isnat(time):
         return None
