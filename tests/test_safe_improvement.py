@@ -253,9 +253,9 @@ def test_dprl_equals_the_closed_form_on_a_bandit():
     # The mean return is 0.51: arms 0 and 1 are above it.
     behaviour = np.array([[0.2, 0.3, 0.5]])
     data = arms([4, 100, 50], [0.9, 0.7, 0.1], behaviour)
-    np.testing.assert_allclose(DPRL().policy(data, 4), [[1, 0, 0]], atol=1e-12)
-    np.testing.assert_allclose(DPRL().policy(data, 5), [[0, 1, 0]], atol=1e-12)
-    np.testing.assert_allclose(DPRL().policy(data, 101), behaviour, atol=1e-12)
+    np.testing.assert_array_equal(DPRL().policy(data, 4), [[1, 0, 0]])
+    np.testing.assert_array_equal(DPRL().policy(data, 5), [[0, 1, 0]])
+    np.testing.assert_array_equal(DPRL().policy(data, 101), behaviour)
 
 
 def detour_data(prize: float, gamma: float = 0.9) -> LoggedData:
@@ -277,8 +277,8 @@ def check_dprl_discount(policy: Policy) -> None:
     for prize, action in ((1.22, 0), (1.25, 1)):
         data = detour_data(prize)
         pi = policy(data, 10)
-        np.testing.assert_allclose(pi[0], np.eye(3)[action], atol=1e-12)
-        np.testing.assert_allclose(pi[1:], data.behaviour[1:], atol=1e-12)
+        np.testing.assert_array_equal(pi[0], np.eye(3)[action])
+        np.testing.assert_array_equal(pi[1:], data.behaviour[1:])
 
 
 def test_dprl_discounts_the_way_between_decision_points():
