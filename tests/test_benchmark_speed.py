@@ -91,7 +91,8 @@ def test_memory_is_the_peak_of_the_call(n_mebibytes):
 
     for _ in range(2):  # what the first call gave back is counted again
         _, n_bytes = speed.measure(call)
-        assert n_bytes == pytest.approx(n_mebibytes * 2**20, rel=0.1)
+        # The allocator and threads of the test runner take a mebibyte or two.
+        assert n_bytes == pytest.approx(n_mebibytes * 2**20, abs=4 * 2**20)
 
 
 def test_what_is_too_large_is_said():
