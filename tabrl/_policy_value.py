@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import logsumexp
 
 from tabrl._batch import StatisticsBatch
 from tabrl._draws import draw_processes
@@ -214,8 +215,8 @@ def of_returns(episodes: Episodes, drawn: DrawnValues, interval: float) -> Polic
 
 def of_weighted_returns(
     episodes: Episodes, drawn: DrawnValues, interval: float
-) -> tuple[PolicyValue, float]:
-    """Return the weighted mean return of the episodes, and how many count for it.
+) -> tuple[PolicyValue, float, float]:
+    """Return the weighted mean return of the episodes, and what it rests on.
 
     Weighted importance sampling: episodes count by how much likelier the policy is to
     act as they did than the behaviour (Precup, Sutton and Singh 2000). It needs no
@@ -235,19 +236,24 @@ def of_weighted_returns(
         From minus to plus infinity where two episodes or fewer count.
     float
         The effective sample size.
+    float
+        The mean weight. Its expectation is one. It is less where the log lacks episodes
+        that the policy makes, and the return is then one of those that it has: the
+        short ones, where every step but a few departs from the policy.
     """
     assert episodes.log_weight is not None
     weight = shares_of(episodes.log_weight)
     size = effective_size(weight)
     if size == 0:  # no episode does what the policy does
-        return PolicyValue(np.nan, -np.inf, np.inf), 0.0
+        return PolicyValue(np.nan, -np.inf, np.inf), 0.0, 0.0
+    mean_weight = float(np.exp(logsumexp(episodes.log_weight) - np.log(len(weight))))
     returns = episodes.total + _continuation(episodes, drawn.policy_mean)
     mean = float(weight @ returns)
     width = np.inf
     if size > 2:
         error = np.sqrt(weight**2 @ (returns - mean) ** 2 * size / (size - 1))
         width = float(stats.t.ppf((1 + interval) / 2, size - 1) * error)
-    return PolicyValue(mean, mean - width, mean + width), size
+    return PolicyValue(mean, mean - width, mean + width), size, mean_weight
 
 
 def within(

@@ -399,20 +399,24 @@ class PolicyValuation:
         column = encode(actions, self.actions_)
         return np.where(column >= 0, policy[:, column], 0.0)
 
-    def _weighted_returns(self, interval: float = 0.8) -> tuple[PolicyValue, float]:
-        """Return what the log's episodes say of the policy, and how many count for it.
+    def _weighted_returns(
+        self, interval: float = 0.8
+    ) -> tuple[PolicyValue, float, float]:
+        """Return what the log's episodes say of the policy, and what that rests on.
 
-        The number is NaN where it is not known which episodes there are, or what they
-        weigh: after `partial_fit`, say.
+        See `tabrl._policy_value.of_weighted_returns`. Where it is not known which
+        episodes there are, or what they weigh, the numbers are NaN: after
+        `partial_fit`, say.
         """
         drawn, episodes = self._draw(), self._episodes
         known = episodes is not None and episodes.log_weight is not None
         if episodes is None or not known or episodes.gamma != self.gamma:
-            return PolicyValue(math.nan, -math.inf, math.inf), math.nan
-        found, size = of_weighted_returns(
+            return PolicyValue(math.nan, -math.inf, math.inf), math.nan, math.nan
+        found, *rests_on = of_weighted_returns(
             episodes.relabel(self._rows()), drawn, interval
         )
-        return within(found, check_reward_range(self.reward_range), self.gamma), size
+        found = within(found, check_reward_range(self.reward_range), self.gamma)
+        return found, *rests_on
 
     def _draw(self, start: Any = None) -> DrawnValues:
         """Return values in draws from the posterior; those of the default are kept."""

@@ -122,26 +122,31 @@ def test_the_verdict_follows_the_probability(probability, words):
 
 
 @pytest.mark.parametrize(
-    ("episodes", "size", "n", "doubted", "words"),
+    ("episodes", "size", "share", "doubted", "words"),
     [
-        (estimate(0.85, 0.82, 0.89), 8.2, 70, True, "returned 0.850 (0.820 to 0.890)"),
-        (estimate(1.75, 1.6, 1.9), 40, 70, True, "a model says 1.25, but"),
-        (estimate(1.0, 0.85, 1.15), 40, 70, False, "It is checked"),
-        (estimate(0.85, 0.82, 0.89), 4.2, 70, False, "its 70 episodes count as 4."),
-        (estimate(np.nan, -np.inf, np.inf), 0, 70, False, "None of the log's 70 epis"),
-        (estimate(np.nan, -np.inf, np.inf), np.nan, 70, False, "does not tell its"),
+        (estimate(0.85, 0.82, 0.89), 8.2, 0.9, True, "returned 0.850 (0.820 to 0.890)"),
+        (estimate(1.75, 1.6, 1.9), 40, 0.9, True, "a model says 1.25, but"),
+        (estimate(1.0, 0.85, 1.15), 40, 1.1, False, "It is checked"),
+        (estimate(0.85, 0.82, 0.89), 40, 0.4, False, "in none of its 70 episodes"),
+        (estimate(0.85, 0.82, 0.89), 4.2, 0.9, False, "its 70 episodes count as 4."),
+        (estimate(np.nan, -np.inf, np.inf), 0, 0.0, False, "None of the log's 70 epis"),
+        (estimate(np.nan, -np.inf, np.inf), np.nan, np.nan, False, "does not tell its"),
     ],
 )
-def test_a_value_that_episodes_contradict_is_doubted(episodes, size, n, doubted, words):
+def test_a_value_that_episodes_contradict_is_doubted(
+    episodes, size, share, doubted, words
+):
     ours = estimate(1.25, 0.9, 1.5)
-    doubt, check = _report._checked(ours, episodes, size, n)
+    doubt, check = _report._checked(ours, episodes, size, share, 70)
     assert doubt.startswith("<b>Do not rely on this policy's value") == doubted
     assert words in doubt + check
 
 
 def test_a_difference_that_is_none_to_act_on_is_no_doubt():
     exact = estimate(0.941, 0.941, 0.941)
-    doubt, check = _report._checked(estimate(0.940, 0.939, 0.9405), exact, 365, 683)
+    doubt, check = _report._checked(
+        estimate(0.940, 0.939, 0.9405), exact, 365, 1.0, 683
+    )
     assert not doubt
     assert "It is checked" in check
 

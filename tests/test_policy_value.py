@@ -154,9 +154,36 @@ def test_weighted_returns_by_hand():
     log["reward"] = [0.0, 9.0, 1.0] * 30
     policy = OfflinePolicyEstimator(0.9).fit(log)
     pi = policy.predict_proba([0])[0]
-    found, size = policy._weighted_returns()
+    found, size, mean_weight = policy._weighted_returns()
     assert found.value == pytest.approx(pi @ [0, 9, 1])
     assert size == pytest.approx(30 / (pi @ pi))
+    assert mean_weight == pytest.approx(1)
+
+
+def test_episodes_that_end_early_do_not_stand_for_the_policys_own():
+    """Each step either pays and goes on, at most five times, or ends the episode.
+
+    The policy goes on for ever, which no episode does. Those that ended at once are
+    nearest to it: they are many, and their weights are alike.
+    """
+    rng = np.random.default_rng(0)
+    steps = np.minimum(rng.geometric(0.5, 200) - 1, 5)
+    last = np.cumsum(steps + 1) - 1
+    state = np.concatenate([np.arange(n + 1) for n in steps])
+    action = np.ones(len(state), int)
+    action[last] = 0
+    log = {
+        "state": state,
+        "action": action,
+        "reward": action.astype(float),
+        "next_state": state + 1,
+        "terminated": action == 0,
+        "episode": np.repeat(np.arange(200), steps + 1),
+    }
+    policy = OfflinePolicyEstimator(0.9).fit(log)
+    _, size, mean_weight = policy._weighted_returns()
+    assert size > 5
+    assert mean_weight < 0.01
 
 
 def test_a_cut_episode_is_weighted_with_what_would_follow():
@@ -170,7 +197,7 @@ def test_a_cut_episode_is_weighted_with_what_would_follow():
         "terminated": np.zeros(n, bool),
         "truncated": np.arange(n) % 10 == 9,
     }
-    found, _ = OfflinePolicyEstimator(0.9).fit(log)._weighted_returns()
+    found, *_ = OfflinePolicyEstimator(0.9).fit(log)._weighted_returns()
     assert found.value == pytest.approx(10, rel=0.02)
 
 
