@@ -45,7 +45,9 @@ _MOST_OF_IT = 0.5
 _TRUST = (
     "How far to trust an interval: in tests on 21 processes whose true values are "
     "known, 77 of 100 intervals held the true value, where 80 should; in one process "
-    "none did, in two others about half."
+    "none did, in two others about half. On 15 other processes, on which nothing was "
+    "tried before, 51 of 100 did: none in Blackjack, in a hospital's with 25 actions, "
+    "and where fines are ten times the usual rewards or more."
 )
 # Edges of the numbers of rows behind a decision.
 _EDGES = (0, 1, THIN, 20, 100, 1000)
