@@ -246,7 +246,9 @@ def of_weighted_returns(
     size = effective_size(weight)
     if size == 0:  # no episode does what the policy does
         return PolicyValue(np.nan, -np.inf, np.inf), 0.0, 0.0
-    mean_weight = float(np.exp(logsumexp(episodes.log_weight) - np.log(len(weight))))
+    log_mean = logsumexp(episodes.log_weight) - np.log(len(weight))
+    with np.errstate(over="ignore"):  # infinite in a log of long episodes
+        mean_weight = float(np.exp(log_mean))
     returns = episodes.total + _continuation(episodes, drawn.policy_mean)
     mean = float(weight @ returns)
     width = np.inf

@@ -413,11 +413,11 @@ class PolicyValuation:
         known = episodes is not None and episodes.log_weight is not None
         if episodes is None or not known or episodes.gamma != self.gamma:
             return PolicyValue(math.nan, -math.inf, math.inf), math.nan, math.nan
-        found, *rests_on = of_weighted_returns(
+        found, size, mean_weight = of_weighted_returns(
             episodes.relabel(self._rows()), drawn, interval
         )
         found = within(found, check_reward_range(self.reward_range), self.gamma)
-        return found, *rests_on
+        return found, size, mean_weight
 
     def _draw(self, start: Any = None) -> DrawnValues:
         """Return values in draws from the posterior; those of the default are kept."""

@@ -186,6 +186,25 @@ def test_episodes_that_end_early_do_not_stand_for_the_policys_own():
     assert mean_weight < 0.01
 
 
+def test_weights_of_long_episodes_do_not_overflow():
+    """Two habits, of which the policy has the one: its episodes weigh 2^2000."""
+    length = 2000
+    n = 4 * length
+    log = {
+        "state": np.zeros(n, int),
+        "action": np.repeat([0, 1, 0, 1], length),
+        "reward": np.repeat([1.0, 0.0, 1.0, 0.0], length),
+        "next_state": np.zeros(n, int),
+        "terminated": np.zeros(n, bool),
+        "truncated": np.arange(n) % length == length - 1,
+    }
+    policy = OfflinePolicyEstimator(0.9).fit(log)
+    found, size, mean_weight = policy._weighted_returns()
+    assert found.value == pytest.approx(10, rel=0.02)
+    assert size == pytest.approx(2)
+    assert mean_weight == np.inf
+
+
 def test_a_cut_episode_is_weighted_with_what_would_follow():
     """A process that pays 1 for ever, cut after 10 steps: 1 / (1 - gamma) in all."""
     n = 400
